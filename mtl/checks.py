@@ -1,0 +1,85 @@
+"""Argument checks whose messages name the argument, what is expected and what was received."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value` as a plain int, or raise if it is no integer of at least 1."""
+    return _int_from(name, value, 1, "a positive integer")
+
+
+def non_negative_int(name: str, value: Any) -> int:
+    """Return `value` as a plain int, or raise if it is no integer of at least 0."""
+    return _int_from(name, value, 0, "a non-negative integer")
+
+
+def positive_float(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise unless it is finite and above 0."""
+    number = _number(name, value, "a positive number")
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"`{name}` should be a positive number. Received: {value!r}")
+    return number
+
+
+def non_negative_float(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise unless it is finite and at least 0."""
+    number = _number(name, value, "a non-negative number")
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"`{name}` should be a non-negative number. Received: {value!r}")
+    return number
+
+
+def rate(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise unless it lies in [0, 1)."""
+    number = _number(name, value, "a number in [0, 1)")
+    if not 0 <= number < 1:
+        raise ValueError(f"`{name}` should be a number in [0, 1). Received: {value!r}")
+    return number
+
+
+def units(name: str, value: Any) -> tuple[int, ...]:
+    """Return layer widths as a tuple of ints; None is the empty tuple."""
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(f"`{name}` should be a list of positive integers. Received: {value!r}")
+    return tuple(positive_int(f"{name}[{i}]", unit) for i, unit in enumerate(value))
+
+
+def activation(name: str, value: Any) -> Any:
+    """Return `value`, or raise if Keras knows no such activation."""
+    try:
+        keras.activations.get(value)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` should be a Keras activation (a name such as 'relu', or a function). "
+            f"Received: {value!r}"
+        ) from error
+    return value
+
+
+def seed(name: str, value: Any) -> int | None:
+    """Return `value` as an int or None, or raise."""
+    return None if value is None else _int_from(name, value, 0, "a non-negative integer or None")
+
+
+def _int_from(name: str, value: Any, lowest: int, expected: str) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` should be {expected}. Received: {value!r}")
+    if value < lowest:
+        raise ValueError(f"`{name}` should be {expected}. Received: {value!r}")
+    return int(value)
+
+
+def _number(name: str, value: Any, expected: str) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` should be {expected}. Received: {value!r}")
+    return float(value)

@@ -1,0 +1,17 @@
+"""Data sets with several tasks, and the encoder of one's own tables."""
+
+from mtl.data.adult import load_adult
+from mtl.data.census_income import load_census_income
+from mtl.data.dataset import MultiTaskData
+from mtl.data.funnel import make_funnel
+from mtl.data.regressions import make_related_regressions
+from mtl.data.table import TableEncoder
+
+__all__ = [
+    "MultiTaskData",
+    "TableEncoder",
+    "load_adult",
+    "load_census_income",
+    "make_funnel",
+    "make_related_regressions",
+]

@@ -1,0 +1,116 @@
+"""MultiTaskData: what every loader returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from mtl.features import get_feature_names
+from mtl.tasks import resolve_tasks
+
+Array = npt.NDArray[Any]
+Split = tuple[dict[str, Array], list[Array]]
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class MultiTaskData:
+    """A multi-task data set: its inputs, its tasks and its splits.
+
+    ```python
+    data = load_census_income()
+    model = MMoE(data.feature_columns, task_names=data.task_names, task_types=data.task_types)
+    model.compile("adam")
+    model.fit(*data.train, validation_data=data.val, batch_size=1024)
+    ```
+
+    Attributes:
+        feature_columns: list of `SparseFeat` and `DenseFeat`. One per entry of x.
+        task_names: list of str. One unique name per task.
+        task_types: list. One type per task, e.g. "binary", or ("multiclass", 5).
+        train: tuple `(x, y)`. x is a dict of arrays by feature name, (N,) int32 ids or float32
+            numbers ((N, D) for a `DenseFeat` of dimension D); y is a list of (N,) float32 arrays
+            in task order.
+        val: tuple as `train`, or None where the protocol has no validation rows.
+        test: tuple as `train`.
+        sample_weight: dict of (N,) float32 arrays by split ("train", "val", "test"), or None
+            where rows count the same. "val" is absent where `val` is None.
+        truth: dict by split of dicts by name of (N,) float32 arrays, or None: true probabilities
+            or noise-free targets, which only synthetic data knows.
+
+    Raises:
+        ValueError: a split doesn't fit the columns or the tasks, or its arrays differ in rows.
+    """
+
+    feature_columns: list[Any]
+    task_names: list[str]
+    task_types: list[Any]
+    train: Split
+    val: Split | None
+    test: Split
+    sample_weight: dict[str, Array] | None = None
+    truth: dict[str, dict[str, Array]] | None = None
+
+    def __post_init__(self) -> None:
+        resolve_tasks(task_names=self.task_names, task_types=self.task_types)
+        names = get_feature_names(self.feature_columns)
+        rows = {
+            split: _check_split(split, data, names, len(self.task_names))
+            for split in SPLITS
+            if (data := getattr(self, split)) is not None or split != "val"
+        }
+        for split, weights in (self.sample_weight or {}).items():
+            _check_rows(f"sample_weight[{split!r}]", {"weights": weights}, rows.get(split))
+        for split, truth in (self.truth or {}).items():
+            _check_rows(f"truth[{split!r}]", truth, rows.get(split))
+
+    def __repr__(self) -> str:
+        rows = ", ".join(
+            f"{split}: {len(data[1][0]):,}"
+            for split in SPLITS
+            if (data := getattr(self, split)) is not None
+        )
+        return (
+            f"MultiTaskData({len(self.feature_columns)} features, "
+            f"tasks: {', '.join(self.task_names)}; rows in {rows})"
+        )
+
+
+def _check_split(split: str, data: Any, names: list[str], num_tasks: int) -> int:
+    if not isinstance(data, tuple) or len(data) != 2 or not isinstance(data[0], Mapping):
+        raise ValueError(
+            f"`{split}` should be a tuple (x, y) with x a dict of arrays by feature name. "
+            f"Received: {type(data).__name__}"
+        )
+    x, y = data
+    if set(x) != set(names):
+        difference = sorted(set(x) ^ set(names))
+        raise ValueError(
+            f"`{split}` should hold one array per feature of `feature_columns`. "
+            f"Received: {difference} in one of them only"
+        )
+    if len(y) != num_tasks:
+        raise ValueError(
+            f"`{split}` should have one array of labels per task. "
+            f"Received: {len(y)} arrays for {num_tasks} tasks."
+        )
+    rows = len(y[0])
+    _check_rows(split, {**x, **{f"labels {i}": labels for i, labels in enumerate(y)}}, rows)
+    return rows
+
+
+def _check_rows(name: str, arrays: Mapping[str, Array], rows: int | None) -> None:
+    if rows is None:
+        raise ValueError(
+            f"`{name}` should belong to a split of the data, one of {SPLITS}. "
+            "Received: no such split."
+        )
+    for key, array in arrays.items():
+        if len(array) != rows:
+            raise ValueError(
+                f"`{name}` should have {rows} rows in every array. "
+                f"Received: {len(array)} rows in {key!r}"
+            )

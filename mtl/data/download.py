@@ -1,0 +1,194 @@
+"""Data files: found on disk or downloaded, and never used unverified."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import lzma
+import os
+import sys
+import urllib.request
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from mtl.data.files import atomic_path
+
+T = TypeVar("T")
+
+_REPOSITORY = Path(__file__).resolve().parents[2] / "data"
+_OPENERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+}
+_TIMEOUT = 30  # seconds without a byte
+_CHUNK = 1 << 16  # bytes
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a public data set.
+
+    Attributes:
+        dataset: str. Name of the data set, and of the folder that its files lie in.
+        name: str. Name of the uncompressed file.
+        sha256: str. Checksum of the uncompressed bytes, in lower-case hexadecimal.
+        url: str. Where to download it, plain or as .gz or .xz.
+    """
+
+    dataset: str
+    name: str
+    sha256: str
+    url: str
+
+
+def load_files(files: Sequence[DataFile], parse: Callable[[bytes], T]) -> list[T]:
+    """Find or download files and parse their verified bytes, one thread per file.
+
+    Unpacking, hashing and much of pandas' reader run outside Python's lock, so that a training
+    and a test file are read side by side. Downloads run one after the other.
+
+    Args:
+        files: list of `DataFile`.
+        parse: function from a file's uncompressed bytes to what is returned for it.
+
+    Returns:
+        A list with what `parse` returned for each file.
+
+    Raises:
+        OSError: a file could not be downloaded.
+        ValueError: a file's checksum is wrong.
+    """
+    paths = [find(file) or download(file) for file in files]
+    with ThreadPoolExecutor(len(files)) as pool:
+        return list(pool.map(lambda file, path: parse(read_verified(file, path)), files, paths))
+
+
+def find(file: DataFile) -> Path | None:
+    """Return where a file lies on disk, plain or as .xz or .gz, or None.
+
+    Looked at in this order: the repository's own `data/<dataset>/`,
+    `$MTL_DATA_HOME/<dataset>/`, and `<dataset>/` in the cache folder (see `cache_home`).
+    """
+    for folder in _folders(file):
+        for suffix in _OPENERS:
+            path = folder / (file.name + suffix)
+            if path.is_file():
+                return path
+    return None
+
+
+def download(file: DataFile) -> Path:
+    """Download a file to the cache folder, verify it, and return where it lies.
+
+    Args:
+        file: DataFile.
+
+    Raises:
+        OSError: the server can't be reached, answers with an error or stops early, or the cache
+            folder can't be written. Nothing is left behind, after an interrupt neither.
+        ValueError: the downloaded file's checksum is wrong. Nothing is left behind.
+    """
+    target = cache_home() / file.dataset / file.url.rsplit("/", 1)[-1]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            _fetch(file, temporary)
+            read_verified(file, temporary, suffix=target.suffix, origin=file.url)
+    except (OSError, http.client.HTTPException) as error:
+        folders = ", ".join(str(folder) for folder in _folders(file))
+        raise OSError(
+            f"Could not download {file.name!r} of {file.dataset!r} from {file.url} to "
+            f"{target.parent}: {error or type(error).__name__}. Try again, or get the file "
+            f"elsewhere and put it into one of {folders} (MTL_DATA_HOME names a folder of your "
+            "own to look in, MTL_CACHE_HOME the cache folder)."
+        ) from error
+    return target
+
+
+def read_verified(
+    file: DataFile, path: Path, suffix: str | None = None, origin: str | None = None
+) -> bytes:
+    """Read a file, unpack it, and compare its checksum.
+
+    Args:
+        file: DataFile. What the file should be.
+        path: Path. Where it lies.
+        suffix: str or None. ".xz", ".gz" or "" (plain); None takes the path's own.
+        origin: str or None. Where it came from, for the error message. Defaults to the path.
+
+    Returns:
+        The uncompressed bytes.
+
+    Raises:
+        ValueError: the file is damaged or another one.
+    """
+    opener = _OPENERS.get(path.suffix if suffix is None else suffix, bytes)
+    try:
+        content = opener(path.read_bytes())
+        received = hashlib.sha256(content).hexdigest()
+    except (lzma.LZMAError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        received = f"a file that can't be unpacked ({error})"
+    if received != file.sha256:
+        remedy = (
+            f"Delete it: the file is then looked for in MTL_DATA_HOME and {cache_home()}, "
+            "or downloaded"
+            if origin is None
+            else "Try again later, or get the file elsewhere and set MTL_DATA_HOME to its folder"
+        )
+        raise ValueError(
+            f"{file.name!r} of {file.dataset!r} from {origin or path} should have the SHA-256 "
+            f"checksum {file.sha256} (uncompressed). Received: {received}. {remedy}."
+        )
+    return content
+
+
+def cache_home() -> Path:
+    """Return the folder that downloads go to.
+
+    `$MTL_CACHE_HOME` if it is set; else the subfolder "mtl" of `$XDG_CACHE_HOME` or `~/.cache`
+    (Linux), `~/Library/Caches` (macOS) or `%LOCALAPPDATA%` (Windows).
+    """
+    if os.environ.get("MTL_CACHE_HOME"):
+        return Path(os.environ["MTL_CACHE_HOME"]).expanduser()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "mtl"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mtl"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG convention: a relative path counts as unset.
+    return (base if base.is_absolute() else Path.home() / ".cache") / "mtl"
+
+
+def _folders(file: DataFile) -> list[Path]:
+    home = os.environ.get("MTL_DATA_HOME")
+    own = [Path(home).expanduser()] if home else []
+    return [folder / file.dataset for folder in (_REPOSITORY, *own, cache_home())]
+
+
+def _fetch(file: DataFile, path: Path) -> None:
+    with urllib.request.urlopen(file.url, timeout=_TIMEOUT) as response, path.open("xb") as out:
+        size = int(response.headers.get("Content-Length") or 0)
+        received = 0
+        while chunk := response.read(_CHUNK):
+            out.write(chunk)
+            received += len(chunk)
+            _show_progress(file.name, received, size)
+    # read(n) doesn't raise when a connection closes early.
+    if received < size:
+        raise OSError(f"the connection closed after {received} of {size} bytes")
+
+
+def _show_progress(name: str, received: int, size: int) -> None:
+    if not sys.stderr.isatty():
+        return
+    done = f"{100 * received // size:3d} %" if size else "     "
+    end = "\n" if received == size else ""
+    sys.stderr.write(f"\rDownloading {name}: {done} {received / 1e6:8.1f} MB{end}")
+    sys.stderr.flush()

@@ -1,0 +1,80 @@
+"""Protocols: how a benchmark table of rows becomes a MultiTaskData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mtl.data.dataset import MultiTaskData
+from mtl.data.table import TableEncoder
+
+PROTOCOLS = ("default", "reference")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise ValueError unless `value` is one of `choices`; True is not 1 here."""
+    if isinstance(value, bool) or value not in choices:
+        raise ValueError(
+            f"`{name}` should be one of {', '.join(map(repr, choices))}. Received: {value!r}"
+        )
+
+
+def assemble(
+    frame: pd.DataFrame,
+    splits: Mapping[str, slice],
+    labels: Mapping[str, npt.NDArray[np.bool_]],
+    *,
+    categorical: Sequence[str],
+    numeric: Sequence[str],
+    weight: str,
+    embedding_dim: int,
+    protocol: str,
+) -> MultiTaskData:
+    """Encode a table by one of the two protocols.
+
+    "default" is leak-free: vocabularies and scalings are fitted on the training rows only, and
+    the column of sampling weights is no feature but comes as `sample_weight`. "reference" is how
+    published tables were made: fitted on all rows, with the weights as a numeric feature.
+
+    Args:
+        frame: pd.DataFrame of N rows, all splits together.
+        splits: dict of slices of the rows by split: "train", "test" and perhaps "val".
+        labels: dict of (N,) bool arrays by task, in task order.
+        categorical: list of str. Categorical features.
+        numeric: list of str. Numeric features, `weight` among them.
+        weight: str. The column of sampling weights (persons that a row stands for).
+        embedding_dim: int. Embedding size of the categorical features.
+        protocol: str. "default" or "reference".
+
+    Returns:
+        A MultiTaskData of binary tasks. Its `sample_weight` is divided by the training rows'
+        mean, so that a weighted loss keeps the size of an unweighted one.
+    """
+    reference = protocol == "reference"
+    if not reference:
+        numeric = [name for name in numeric if name != weight]
+    encoder = TableEncoder(categorical, numeric, embedding_dim)
+    if reference:
+        x = encoder.fit_transform(frame)
+    else:
+        x = encoder.fit(frame.iloc[splits["train"]]).transform(frame)
+    y = [values.astype(np.float32) for values in labels.values()]
+
+    def split(rows: slice) -> tuple[dict[str, npt.NDArray[Any]], list[npt.NDArray[Any]]]:
+        return {name: values[rows] for name, values in x.items()}, [task[rows] for task in y]
+
+    weights = frame[weight].to_numpy(np.float64)
+    weights = (weights / weights[splits["train"]].mean()).astype(np.float32)
+    return MultiTaskData(
+        feature_columns=encoder.feature_columns,
+        task_names=list(labels),
+        task_types=["binary"] * len(labels),
+        train=split(splits["train"]),
+        val=split(splits["val"]) if "val" in splits else None,
+        test=split(splits["test"]),
+        sample_weight=None if reference else {name: weights[r] for name, r in splits.items()},
+    )

@@ -1,0 +1,128 @@
+"""Scaler: the fitted scaling of one numeric column."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+SCALINGS = ("minmax", "standard", "none")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """(value - shift) / scale, with missing values replaced by the training mean first.
+
+    Attributes:
+        mean: float. Mean of the training column's present values, in the column's unit.
+        shift: float. Its minimum ("minmax"), its mean ("standard") or 0 ("none").
+        scale: float. Its range ("minmax"), its population standard deviation ("standard") or
+            1 ("none"). 0 marks a column that was constant in training: it tells nothing, so
+            every value of it becomes 0, in other frames too.
+    """
+
+    mean: float
+    shift: float
+    scale: float
+
+    @classmethod
+    def fit(
+        cls, name: str, column: pd.Series[Any], scaling: str
+    ) -> tuple[Scaler, npt.NDArray[np.float32]]:
+        """Fit the scaling of a column.
+
+        Args:
+            name: str. The column's name, for error messages.
+            column: pd.Series of N numbers, booleans or missing values.
+            scaling: str. "minmax", "standard" or "none".
+
+        Returns:
+            The scaler, and the (N,) float32 scaled values of the column itself.
+
+        Raises:
+            TypeError: the column holds something else.
+            ValueError: an infinite value, or no value at all.
+        """
+        values = _to_float64(name, column)
+        present = values[~np.isnan(values)]
+        if not len(present):
+            raise ValueError(
+                f"Numeric column {name!r} should hold at least one value in the training frame. "
+                "Received: missing values only."
+            )
+        low, high, mean = float(present.min()), float(present.max()), float(present.mean())
+        if scaling == "none":
+            scaler = cls(mean, 0.0, 1.0)
+        elif low == high:
+            # Not std == 0: rounding can leave a constant column a tiny deviation.
+            scaler = cls(low, low, 0.0)
+        elif scaling == "minmax":
+            scaler = cls(mean, low, high - low)
+        else:
+            scaler = cls(mean, mean, float(present.std()))
+        return scaler, scaler._scale(name, values)
+
+    def transform(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.float32]:
+        """Return the (N,) float32 scaled values of a column of N values."""
+        return self._scale(name, _to_float64(name, column))
+
+    def to_json(self) -> dict[str, float]:
+        """Return the scaler as a JSON-compatible dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> Scaler:
+        """Return the scaler that `to_json` described; ValueError if it is damaged."""
+        values = [config[field] for field in ("mean", "shift", "scale")]
+        if not all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+            for v in values
+        ):
+            raise ValueError(f"`mean`, `shift` and `scale` should be numbers. Received: {values}")
+        return cls(*map(float, values))
+
+    def _scale(self, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        if self.scale == 0:
+            return np.zeros(len(values), dtype=np.float32)
+        values = np.where(np.isnan(values), self.mean, values)
+        with np.errstate(over="ignore"):
+            scaled = ((values - self.shift) / self.scale).astype(np.float32)
+        if not np.isfinite(scaled).all():
+            raise ValueError(
+                f"Numeric column {name!r} should fit float32 after scaling. "
+                f"Received: {values[~np.isfinite(scaled)][0]}"
+            )
+        return scaled
+
+
+def _to_float64(name: str, column: pd.Series[Any]) -> npt.NDArray[np.float64]:
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        dtype = dtype.categories.dtype
+    if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+        _check_numbers(name, column)
+    values: npt.NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    too_large = np.abs(values) > _LARGEST
+    if too_large.any():
+        raise ValueError(
+            f"Numeric column {name!r} should hold finite numbers within float32's range. "
+            f"Received: {values[too_large][0]}"
+        )
+    return values
+
+
+def _check_numbers(name: str, column: pd.Series[Any]) -> None:
+    """Raise unless a column of no numeric dtype holds plain numbers after all."""
+    for value in column.dropna().unique():
+        if not isinstance(value, (numbers.Real, Decimal, np.bool_)):
+            raise TypeError(
+                f"Numeric column {name!r} should hold numbers. "
+                f"Received: {value!r} of type {type(value).__name__}"
+            )

@@ -1,0 +1,10 @@
+"""The layers that every model is built from."""
+
+from mtl.layers.dnn import DNN
+from mtl.layers.encoder import FeatureEncoder
+from mtl.layers.experts import Experts
+from mtl.layers.extraction import Extraction
+from mtl.layers.gate import Gate
+from mtl.layers.tower import Tower
+
+__all__ = ["DNN", "Experts", "Extraction", "FeatureEncoder", "Gate", "Tower"]

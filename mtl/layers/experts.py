@@ -1,0 +1,199 @@
+"""Experts: many DNNs of one shape as one stack of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from mtl import checks
+from mtl.seeds import derive_seed, glorot
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class Experts(keras.layers.Layer):
+    """E expert DNNs of equal shape, e_1(x) … e_E(x).
+
+    The experts are stacked: one kernel `(E, in, out)` per depth, so that experts which share
+    their input need one matmul. Each expert starts from a seed of its own, with the spread that
+    a Dense layer of its size has. Layers are as in `DNN`.
+
+    Args:
+        num_experts: int or list of int. Number of experts. A list makes groups of experts: the
+            layer is then called on a list of inputs, one per group.
+        units: list of int. Width of each layer of an expert; with an empty list every expert is
+            the identity.
+        activation: str or function. Activation after each layer. Defaults to `"relu"`.
+        l2_reg: float. L2 strength on the kernels. Defaults to 0.
+        dropout: float in [0, 1). Share of units that are dropped in training. Defaults to 0.
+        use_bn: bool. Whether to normalise before the activation. Defaults to False.
+        seed: int or None. Seed of weights and dropout. Defaults to None.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: an argument out of range, or a list of inputs that doesn't match the groups.
+
+    Call arguments:
+        inputs: tensor of shape `(B, D)` that all experts share, or a list of such tensors, one
+            per group.
+
+    Returns:
+        A tensor of shape `(B, E, H)`, H the last width; the groups' experts in order.
+    """
+
+    def __init__(
+        self,
+        num_experts: int | Sequence[int],
+        units: Sequence[int],
+        activation: Any = "relu",
+        l2_reg: float = 0,
+        dropout: float = 0,
+        use_bn: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if isinstance(num_experts, (list, tuple)):
+            self.groups = checks.units("num_experts", num_experts)
+        else:
+            self.groups = (checks.positive_int("num_experts", num_experts),)
+        self.num_experts = sum(self.groups)
+        self.units = checks.units("units", units)
+        self.activation = keras.activations.get(checks.activation("activation", activation))
+        self.l2_reg = checks.non_negative_float("l2_reg", l2_reg)
+        self.dropout = checks.rate("dropout", dropout)
+        self.use_bn = bool(use_bn)
+        self.seed = checks.seed("seed", seed)
+        depths = range(len(self.units))
+        # Normalisation is per unit of each expert: over the last axis of (B, E * out).
+        self._norms = [
+            keras.layers.BatchNormalization(dtype=self.dtype_policy, name=f"bn_{i}")
+            for i in depths
+            if self.use_bn
+        ]
+        self._dropouts = [
+            keras.layers.Dropout(
+                self.dropout,
+                seed=derive_seed(self.seed, "dropout", i),
+                dtype=self.dtype_policy,
+                name=f"dropout_{i}",
+            )
+            for i in depths
+            if self.dropout
+        ]
+
+    def build(self, input_shape: Any) -> None:
+        """Create the stacked weights."""
+        width = self._check_inputs(input_shape)
+        regularizer = keras.regularizers.L2(self.l2_reg) if self.l2_reg else None
+        self._kernels, self._biases = [], []
+        for depth, out in enumerate(self.units):
+            self._kernels.append(
+                self.add_weight(
+                    name=f"kernel_{depth}",
+                    shape=(self.num_experts, width, out),
+                    initializer=self._stacked_initializer(depth),
+                    regularizer=regularizer,
+                )
+            )
+            self._biases.append(
+                self.add_weight(
+                    name=f"bias_{depth}", shape=(self.num_experts, out), initializer="zeros"
+                )
+            )
+            if self.use_bn:
+                self._norms[depth].build((None, self.num_experts * out))
+            width = out
+        self.built = True
+
+    def _stacked_initializer(self, depth: int) -> Any:
+        def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
+            # Expert by expert: Keras would count the expert axis of a 3-D kernel as receptive
+            # field, and shrink its spread by the square root of the number of experts.
+            seeds = [derive_seed(self.seed, "kernel", depth, e) for e in range(shape[0])]
+            return ops.stack([glorot(seed)(shape[1:], dtype=dtype) for seed in seeds])
+
+        return initialize
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return all experts' outputs."""
+        shared = not isinstance(inputs, (list, tuple))
+        if not self.units:
+            return self._identity(inputs)
+        x = self._first(inputs) if shared or len(inputs) == 1 else self._first_by_group(inputs)
+        x = self._finish(x, 0, training)
+        for depth in range(1, len(self.units)):
+            x = ops.einsum("bei,eio->beo", x, self._kernels[depth])
+            x = self._finish(x, depth, training)
+        return x
+
+    def _first(self, inputs: Any) -> Any:
+        x = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        return _matmul_stack(x, ops.convert_to_tensor(self._kernels[0]))
+
+    def _first_by_group(self, inputs: Sequence[Any]) -> Any:
+        kernel = ops.convert_to_tensor(self._kernels[0])
+        outputs, start = [], 0
+        for x, size in zip(inputs, self.groups, strict=True):
+            outputs.append(_matmul_stack(x, kernel[start : start + size]))
+            start += size
+        return ops.concatenate(outputs, axis=1)
+
+    def _finish(self, x: Any, depth: int, training: bool | None) -> Any:
+        x = x + self._biases[depth]
+        if self.use_bn:
+            flat = ops.reshape(x, (-1, self.num_experts * self.units[depth]))
+            flat = self._norms[depth](flat, training=training)
+            x = ops.reshape(flat, (-1, self.num_experts, self.units[depth]))
+        x = self.activation(x)
+        return self._dropouts[depth](x, training=training) if self.dropout else x
+
+    def _identity(self, inputs: Any) -> Any:
+        inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        sizes = self.groups if len(inputs) == len(self.groups) else (self.num_experts,)
+        outputs = [
+            ops.repeat(ops.expand_dims(x, 1), size, axis=1)
+            for x, size in zip(inputs, sizes, strict=True)
+        ]
+        return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Return `(B, E, H)`."""
+        width = self._check_inputs(input_shape)
+        first = input_shape[0] if isinstance(input_shape[0], (list, tuple)) else input_shape
+        return (first[0], self.num_experts, self.units[-1] if self.units else width)
+
+    def _check_inputs(self, input_shape: Any) -> int:
+        """Return the width of the inputs, all groups alike."""
+        if not isinstance(input_shape[0], (list, tuple)):
+            return int(input_shape[-1])
+        widths = {int(shape[-1]) for shape in input_shape}
+        if len(input_shape) != len(self.groups) or len(widths) != 1:
+            raise ValueError(
+                f"Experts should be called on one input, or on {len(self.groups)} of one width: "
+                f"one per group. Received: inputs of shapes {input_shape}"
+            )
+        return widths.pop()
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_experts": list(self.groups) if len(self.groups) > 1 else self.num_experts,
+            "units": list(self.units),
+            "activation": keras.activations.serialize(self.activation),
+            "l2_reg": self.l2_reg,
+            "dropout": self.dropout,
+            "use_bn": self.use_bn,
+            "seed": self.seed,
+        }
+
+
+def _matmul_stack(x: Any, kernel: Any) -> Any:
+    """Return `(B, E, out)`: one matmul of x `(B, in)` with the E kernels `(E, in, out)`."""
+    experts, width, out = kernel.shape
+    flat = ops.reshape(ops.transpose(kernel, (1, 0, 2)), (width, experts * out))
+    return ops.reshape(ops.matmul(x, flat), (-1, experts, out))

@@ -1,0 +1,167 @@
+"""Extraction: one level of CGC and PLE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from mtl import checks
+from mtl.layers.experts import Experts
+from mtl.layers.gate import Gate, mix
+from mtl.seeds import derive_seed
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class Extraction(keras.layers.Layer):
+    """One extraction level: task-specific and shared experts, mixed by a gate per task.
+
+    With the experts E_k of task k applied to the input of task k, and the shared experts E_s to
+    the shared input, the output of task k is the mixture of [E_k, E_s] by a gate that is fed with
+    the input of task k. If `shared_gate`, the level also gives a shared output, the mixture of
+    all of [E_1, …, E_T, E_s] by a gate that is fed with the shared input.
+
+    Args:
+        num_tasks: int. Number T of tasks.
+        num_experts_specific: int. Experts of each task.
+        num_experts_shared: int. Shared experts.
+        units: list of int. Widths of every expert.
+        gate_units: list of int or None. Widths of the gates' DNN. Defaults to None.
+        gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
+        shared_gate: bool. Whether there is a shared output; the last level of PLE, and CGC, have
+            none. Defaults to False.
+        activation: str or function. Activation of experts and gates' DNN. Defaults to `"relu"`.
+        l2_reg: float. L2 strength on the kernels. Defaults to 0.
+        dropout: float in [0, 1). Dropout in experts and gates' DNN. Defaults to 0.
+        use_bn: bool. Batch normalisation in experts and gates' DNN. Defaults to False.
+        seed: int or None. Seed of weights and dropout. Defaults to None.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: an argument out of range, or a list of inputs that isn't T + 1 long.
+
+    Call arguments:
+        inputs: tensor of shape `(B, D)` that serves as every input (the first level), or a list
+            of T + 1 such tensors: one per task, in task order, then the shared one.
+
+    Returns:
+        A list of T tensors of shape `(B, H)`, in task order, and the shared one if `shared_gate`.
+
+    References:
+        - Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL)
+          Model for Personalized Recommendations, RecSys 2020
+    """
+
+    def __init__(
+        self,
+        num_tasks: int,
+        num_experts_specific: int,
+        num_experts_shared: int,
+        units: Sequence[int],
+        gate_units: Sequence[int] | None = None,
+        gate_temperature: float = 1.0,
+        shared_gate: bool = False,
+        activation: Any = "relu",
+        l2_reg: float = 0,
+        dropout: float = 0,
+        use_bn: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_tasks = checks.positive_int("num_tasks", num_tasks)
+        self.num_experts_specific = checks.positive_int(
+            "num_experts_specific", num_experts_specific
+        )
+        self.num_experts_shared = checks.positive_int("num_experts_shared", num_experts_shared)
+        self.gate_units = checks.units("gate_units", gate_units)
+        self.gate_temperature = checks.positive_float("gate_temperature", gate_temperature)
+        self.shared_gate = bool(shared_gate)
+        self.seed = checks.seed("seed", seed)
+        common = {
+            "activation": activation,
+            "l2_reg": l2_reg,
+            "dropout": dropout,
+            "use_bn": use_bn,
+            "dtype": self.dtype_policy,
+        }
+        self.experts = Experts(
+            [self.num_experts_specific] * self.num_tasks + [self.num_experts_shared],
+            units,
+            seed=derive_seed(self.seed, "experts"),
+            name="experts",
+            **common,
+        )
+        mixed = [self.num_experts_specific + self.num_experts_shared] * self.num_tasks
+        if self.shared_gate:
+            mixed.append(self.experts.num_experts)
+        self.gates = [
+            Gate(
+                size,
+                self.gate_units,
+                self.gate_temperature,
+                seed=derive_seed(self.seed, "gate", k),
+                name=f"gate_{k}" if k < self.num_tasks else "gate_shared",
+                **common,
+            )
+            for k, size in enumerate(mixed)
+        ]
+
+    def build(self, input_shape: Any) -> None:
+        """Build experts and gates."""
+        shapes = self._per_input(input_shape, isinstance(input_shape[0], (list, tuple)))
+        self.experts.build(shapes)
+        for gate, shape in zip(self.gates, shapes, strict=False):
+            gate.build(shape)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> list[Any]:
+        """Return the tasks' outputs, and the shared one if there is a shared gate."""
+        per_input = self._per_input(inputs, isinstance(inputs, (list, tuple)))
+        experts = self.experts(inputs, training=training)  # (B, T * specific + shared, H)
+        weights = [
+            gate(x, training=training) for gate, x in zip(self.gates, per_input, strict=False)
+        ]
+        size, last = self.num_experts_specific, self.num_tasks * self.num_experts_specific
+        shared = experts[:, last:]
+        outputs = []
+        for k in range(self.num_tasks):
+            specific = experts[:, k * size : (k + 1) * size]
+            outputs.append(mix(specific, weights[k][:, :size]) + mix(shared, weights[k][:, size:]))
+        if self.shared_gate:
+            outputs.append(mix(experts, weights[-1]))
+        return outputs
+
+    def _per_input(self, inputs: Any, is_list: bool) -> list[Any]:
+        """Return T + 1 inputs (or shapes): the given ones, or the one repeated."""
+        count = self.num_tasks + 1
+        if not is_list:
+            return [inputs] * count
+        if len(inputs) != count:
+            raise ValueError(
+                f"Extraction should be called on one input, or on {count}: one per task and the "
+                f"shared one. Received: {len(inputs)} inputs"
+            )
+        return list(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> list[tuple[int | None, ...]]:
+        """Return one `(B, H)` per output."""
+        batch, _, width = self.experts.compute_output_shape(input_shape)
+        return [(batch, width) for _ in self.gates]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        experts = self.experts.get_config()
+        return {
+            **super().get_config(),
+            "num_tasks": self.num_tasks,
+            "num_experts_specific": self.num_experts_specific,
+            "num_experts_shared": self.num_experts_shared,
+            "gate_units": list(self.gate_units),
+            "gate_temperature": self.gate_temperature,
+            "shared_gate": self.shared_gate,
+            **{key: experts[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
+            "seed": self.seed,
+        }

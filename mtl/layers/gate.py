@@ -1,0 +1,122 @@
+"""Gate: the softmax weights of a mixture of experts, and the mixture itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from mtl import checks
+from mtl.layers.dnn import DNN
+from mtl.seeds import derive_seed, glorot
+
+
+def mix(experts: Any, weights: Any) -> Any:
+    """Return the weighted sum of experts, z = Σ_i g_i e_i.
+
+    Args:
+        experts: tensor of shape `(B, E, H)`.
+        weights: tensor of shape `(B, E)`.
+
+    Returns:
+        A tensor of shape `(B, H)`.
+    """
+    # Multiply-and-sum fuses; a batched matmul of B tiny products costs more on CPU.
+    return ops.sum(experts * ops.expand_dims(weights, -1), axis=1)
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class Gate(keras.layers.Layer):
+    """A gating network, g = softmax(W h / τ), where h is the input or a DNN of it.
+
+    Linear without bias by default, as in the MMoE and PLE papers.
+
+    Args:
+        num_experts: int. Number E of experts to weigh.
+        units: list of int or None. Widths of a DNN before the softmax layer. Defaults to None.
+        temperature: float above 0. Divides the logits: below 1 the gate decides more sharply,
+            towards 0 it selects one expert. Defaults to 1.
+        activation: str or function. Activation of the DNN. Defaults to `"relu"`.
+        l2_reg: float. L2 strength on the DNN's kernels. Defaults to 0.
+        dropout: float in [0, 1). Dropout of the DNN. Defaults to 0.
+        use_bn: bool. Batch normalisation in the DNN. Defaults to False.
+        seed: int or None. Seed of weights and dropout. Defaults to None.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: an argument out of range.
+
+    Call arguments:
+        inputs: tensor of shape `(B, D)`.
+
+    Returns:
+        A tensor of shape `(B, E)`, positive, each row summing to 1.
+
+    References:
+        - Jacobs et al., Adaptive Mixtures of Local Experts, Neural Computation 1991
+        - Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
+          Mixture-of-Experts, KDD 2018
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        units: Sequence[int] | None = None,
+        temperature: float = 1.0,
+        activation: Any = "relu",
+        l2_reg: float = 0,
+        dropout: float = 0,
+        use_bn: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_experts = checks.positive_int("num_experts", num_experts)
+        self.temperature = checks.positive_float("temperature", temperature)
+        self.seed = checks.seed("seed", seed)
+        self.dnn = DNN(
+            units or (),
+            activation=activation,
+            l2_reg=l2_reg,
+            dropout=dropout,
+            use_bn=use_bn,
+            seed=derive_seed(self.seed, "dnn"),
+            dtype=self.dtype_policy,
+            name="dnn",
+        )
+        self.logits = keras.layers.Dense(
+            self.num_experts,
+            use_bias=False,
+            kernel_initializer=glorot(derive_seed(self.seed, "logits")),
+            dtype=self.dtype_policy,
+            name="logits",
+        )
+
+    def build(self, input_shape: Any) -> None:
+        """Build the DNN and the softmax layer."""
+        self.dnn.build(input_shape)
+        self.logits.build(self.dnn.compute_output_shape(input_shape))
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the experts' weights."""
+        logits = self.logits(self.dnn(inputs, training=training))
+        return ops.softmax(logits / self.temperature, axis=-1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Return `(B, E)`."""
+        return (*input_shape[:-1], self.num_experts)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        dnn = self.dnn.get_config()
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "temperature": self.temperature,
+            **{key: dnn[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
+            "seed": self.seed,
+        }

@@ -1,0 +1,251 @@
+"""MultiTaskModel: a functional Keras model that knows its tasks."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+
+from mtl.layers import FeatureEncoder
+from mtl.models import arrays, spread
+from mtl.tasks import Task
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class MultiTaskModel(keras.Model):
+    """A functional `keras.Model` with one output per task, in task order.
+
+    What it adds to Keras: inputs are picked by name from a dict or DataFrame that may hold more;
+    labels, sample weights, losses, metrics and loss weights may each be a list in task order or
+    a dict by task name, in any combination; a loss or metric given once means every task; bad
+    arrays are refused, by name, before training starts. On TensorFlow, `jit_compile="auto"`
+    means XLA on CPU too, where it pays for stacked experts.
+
+    Args:
+        inputs: dict from input name to `keras.Input`.
+        outputs: list of output tensors, each made by a layer that has a `task`.
+        name: str or None. Name of the model.
+        **kwargs: `trainable` of the Keras model.
+
+    Raises:
+        ValueError: an output is made by a layer without a `task`.
+    """
+
+    # The signature of a functional model: Keras then revives, clones and pickles it by its graph.
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        layers = [output._keras_history.operation for output in self.outputs]
+        for layer in layers:
+            if not isinstance(getattr(layer, "task", None), Task):
+                raise ValueError(
+                    "`outputs` should be made by layers that have a task, such as Tower. "
+                    f"Received: an output of {layer.name!r}"
+                )
+        self.tasks: tuple[Task, ...] = tuple(layer.task for layer in layers)
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks' own names, in order; `output_names` holds them made safe for backends."""
+        return [task.name for task in self.tasks]
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: Any = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configure the model for training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: str or Keras optimizer. Defaults to `"adam"`.
+            loss: one loss for every task, or a list in task order, or a dict by task name.
+                Defaults to None: cross-entropy for classes and labels, the mean squared error
+                for regression.
+            loss_weights: list of float in task order, or a dict by task name. Defaults to None.
+            metrics: one metric, or a list of metrics, for every task; or a list with one entry
+                per task; or a dict by task name. `"default"` gives each task the metric of its
+                type: AUC, mean absolute error, or accuracy. Defaults to None.
+            weighted_metrics: as `metrics`, for metrics that see the sample weights.
+            run_eagerly: bool. Whether to run without compiling. Defaults to False.
+            steps_per_execution: int. Batches per call of the compiled function. Defaults to 1.
+            jit_compile: bool or `"auto"`. Whether to compile by XLA (TensorFlow, JAX) or
+                `torch.compile`. Defaults to `"auto"`.
+            auto_scale_loss: bool. Whether to scale the loss under `mixed_float16`. Defaults to
+                True.
+
+        Raises:
+            ValueError: a dict names an unknown task, or a list has not one entry per task.
+        """
+        if jit_compile == "auto" and not run_eagerly and self._xla_on_cpu_pays():
+            jit_compile = True
+        with warnings.catch_warnings():
+            # Keras falls back by itself where determinism rules XLA out; nobody asked for XLA.
+            warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`")
+            super().compile(
+                optimizer=optimizer,
+                loss=spread.spread_losses(self.tasks, loss),
+                loss_weights=spread.spread_loss_weights(self.tasks, loss_weights),
+                metrics=spread.spread_metrics(self.tasks, "metrics", metrics),
+                weighted_metrics=spread.spread_metrics(
+                    self.tasks, "weighted_metrics", weighted_metrics
+                ),
+                run_eagerly=run_eagerly,
+                steps_per_execution=steps_per_execution,
+                jit_compile=jit_compile,
+                auto_scale_loss=auto_scale_loss,
+            )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as a saved model was compiled."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Train the model, as `keras.Model.fit` does.
+
+        Args:
+            x: dict or DataFrame from feature name to array `(N,)`, `(N, 1)` or `(N, L)`; or a
+                data set that yields `(x, y)` or `(x, y, sample_weight)`.
+            y: list of label arrays in task order, or dict or DataFrame by task name.
+            batch_size: int or None. Defaults to 32.
+            epochs: int. Defaults to 1.
+            verbose: 0, 1, 2 or `"auto"`.
+            callbacks: list of Keras callbacks, or None.
+            validation_split: float. Last share of the rows that is held out. Defaults to 0.
+            validation_data: `(x, y)` or `(x, y, sample_weight)` in the forms above, or a data
+                set.
+            shuffle: bool. Defaults to True.
+            class_weight: dict, for models of one task.
+            sample_weight: one array for every task, a list in task order, or a dict by task name.
+            **kwargs: the rarer arguments of `keras.Model.fit`.
+
+        Returns:
+            A Keras `History`.
+
+        Raises:
+            TypeError: strings where numbers are expected, or inputs without names.
+            ValueError: a missing feature or task, a wrong shape, ids that are no integers.
+        """
+        x, y, sample_weight = self._check_data(x, y, sample_weight)
+        if isinstance(validation_data, (list, tuple)):
+            validation_data = self._check_data(*validation_data)
+        return super().fit(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return losses and metrics, as `keras.Model.evaluate` does; data as in `fit`."""
+        if not kwargs.get("_use_cached_eval_dataset"):  # inside fit, which has checked the data
+            x, y, sample_weight = self._check_data(x, y, sample_weight)
+        return super().evaluate(
+            x=x, y=y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs
+        )
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any
+    ) -> Any:
+        """Return a list of arrays `(N, size)`, one per task, or one array for a single task."""
+        x = arrays.check_inputs(self.feature_columns, x)
+        return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run one training step, as `keras.Model.train_on_batch` does; data as in `fit`."""
+        x, y, sample_weight = self._check_data(x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
+        x, y, sample_weight = self._check_data(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predict one batch; inputs as in `fit`."""
+        return super().predict_on_batch(arrays.check_inputs(self.feature_columns, x))
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Return the list of predictions for a dict of inputs, which may hold more than needed."""
+        if isinstance(inputs, dict):
+            # Keras flattens the dict as it is: one key too many would shift every input after it.
+            inputs = {name: inputs[name] for name in self.input}
+        return super().call(inputs, training=training, mask=mask)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the total loss; labels and weights may be lists or dicts by task name."""
+        y, sample_weight = (spread.by_task(self.tasks, v) for v in (y, sample_weight))
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Update and return the metrics; labels and weights as in `compute_loss`."""
+        y, sample_weight = (spread.by_task(self.tasks, v) for v in (y, sample_weight))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def feature_columns(self) -> list[Any]:
+        """The feature columns that the model was built from."""
+        encoder = next(layer for layer in self.layers if isinstance(layer, FeatureEncoder))
+        return list(encoder.feature_columns)
+
+    def _check_data(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+        x = arrays.check_inputs(self.feature_columns, x)
+        y = arrays.check_labels(self.tasks, y)
+        rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
+        return x, y, arrays.check_sample_weights(self.tasks, sample_weight, rows)
+
+    def _xla_on_cpu_pays(self) -> bool:
+        """Return whether to compile by XLA where Keras' "auto" would not: TensorFlow on CPU."""
+        if keras.backend.backend() != "tensorflow":
+            return False
+        import tensorflow as tf
+
+        return not tf.distribute.has_strategy() and all(
+            layer.supports_jit for layer in self._flatten_layers()
+        )

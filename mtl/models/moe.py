@@ -1,0 +1,100 @@
+"""MoE: a mixture of experts with one gate for all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mtl import checks
+from mtl.layers import Experts, Gate
+from mtl.layers.gate import mix
+from mtl.models.assembly import Plan, assemble
+from mtl.models.base import MultiTaskModel
+
+_TOWERS = ((16, 8), (16, 8))
+
+
+def MoE(
+    dnn_feature_columns: Any,
+    *,
+    num_tasks: int | None = None,
+    task_types: Sequence[Any] | None = None,
+    task_names: Sequence[str] | None = None,
+    num_experts: int = 4,
+    expert_dnn_units: Sequence[int] = (32, 32),
+    gate_dnn_units: Sequence[int] | None = None,
+    gate_temperature: float = 1.0,
+    tower_dnn_units_lists: Sequence[Sequence[int]] = _TOWERS,
+    l2_reg_embedding: float = 1e-5,
+    l2_reg_dnn: float = 0,
+    seed: int | None = 1024,
+    dnn_dropout: float = 0,
+    dnn_activation: Any = "relu",
+    dnn_use_bn: bool = False,
+    name: str | None = None,
+) -> MultiTaskModel:
+    """Build a one-gate mixture of experts (OMoE): all tasks share the mixture.
+
+    g = softmax(W x / τ), z = Σ_i g_i e_i(x), ŷ_k = σ(t_k(z)).
+
+    Args:
+        dnn_feature_columns: list of feature columns (see `mtl.features`).
+        num_tasks: int or None. Number of tasks; may be left out where another argument tells it.
+        task_types: list or None. Per task "binary", "regression", `("multiclass", C)` or
+            `("multilabel", C)`. Defaults to binary tasks.
+        task_names: list of str or None. Any names; outputs carry them, made safe for backends.
+            Defaults to "task_1", "task_2", ….
+        num_experts: int. Number of experts. Defaults to 4.
+        expert_dnn_units: list of int. Widths of every expert. Defaults to (32, 32).
+        gate_dnn_units: list of int or None. Widths of a DNN in the gate before its softmax layer.
+            Defaults to None: a linear gate, as in the paper.
+        gate_temperature: float above 0. Divides the gate's logits. Defaults to 1.
+        tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
+            Defaults to (16, 8) for every task.
+        l2_reg_embedding: float. L2 strength on the embeddings that a batch looks up.
+            Defaults to 1e-5.
+        l2_reg_dnn: float. L2 strength on the kernels of every DNN. Defaults to 0.
+        seed: int or None. Seed of all weights and dropout. Defaults to 1024.
+        dnn_dropout: float in [0, 1). Dropout of every DNN. Defaults to 0.
+        dnn_activation: str or function. Activation of every DNN. Defaults to "relu".
+        dnn_use_bn: bool. Batch normalisation in every DNN. Defaults to False.
+        name: str or None. Name of the model.
+
+    Returns:
+        A `MultiTaskModel`, which is a functional `keras.Model` with one output per task.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: an argument out of range, or arguments that disagree.
+
+    References:
+        - Jacobs et al., Adaptive Mixtures of Local Experts, Neural Computation 1991
+        - The OMoE baseline of Ma et al., KDD 2018 (see `MMoE`)
+    """
+    plan = Plan(
+        dnn_feature_columns,
+        num_tasks,
+        task_types,
+        task_names,
+        tower_dnn_units_lists,
+        _TOWERS,
+        l2_reg_embedding,
+        l2_reg_dnn,
+        seed,
+        dnn_dropout,
+        dnn_activation,
+        dnn_use_bn,
+        name,
+    )
+    num_experts = checks.positive_int("num_experts", num_experts)
+    expert_units = checks.units("expert_dnn_units", expert_dnn_units)
+    gate_units = checks.units("gate_dnn_units", gate_dnn_units)
+    temperature = checks.positive_float("gate_temperature", gate_temperature)
+
+    def body(x: Any) -> list[Any]:
+        experts = Experts(num_experts, expert_units, **plan.options("experts"))(x)
+        gate = Gate(num_experts, gate_units, temperature, **plan.options("gate"))(x)
+        z = mix(experts, gate)
+        return [z for _ in plan.tasks]
+
+    return assemble(plan, body)

@@ -1,0 +1,130 @@
+"""What `compile` and the trainer are given, spread over the tasks in task order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from mtl.tasks import Task
+
+
+def spread_losses(tasks: Sequence[Task], loss: Any) -> Any:
+    """Return one loss per task; None stands for each task's default.
+
+    Args:
+        tasks: the model's tasks.
+        loss: one loss, a list of one or of one per task, a dict by task name, or None.
+
+    Returns:
+        A list with one loss per task, or a single loss for a single task.
+
+    Raises:
+        ValueError: a dict names an unknown task, or a list has another number of entries.
+    """
+    if loss is None:
+        losses = [task.loss for task in tasks]
+    elif isinstance(loss, (Mapping, list, tuple)):
+        losses = _entries(tasks, "loss", loss)
+    else:
+        losses = [loss] * len(tasks)
+    return losses if len(tasks) > 1 else losses[0]
+
+
+def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> Any:
+    """Return one float per task, or None; tasks that a dict doesn't name weigh 1."""
+    if loss_weights is None:
+        return None
+    if isinstance(loss_weights, (Mapping, list, tuple)):
+        entries = _entries(tasks, "loss_weights", loss_weights)
+    else:
+        entries = [loss_weights] * len(tasks)
+    weights = [1.0 if weight is None else float(weight) for weight in entries]
+    return weights if len(tasks) > 1 else weights[0]
+
+
+def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:
+    """Return one list of metrics per task, or None.
+
+    Args:
+        tasks: the model's tasks.
+        argument: str. Name of the argument, for errors.
+        metrics: one metric or a flat list of metrics for every task, a list with one entry (a
+            metric or a list of them) per task, a dict by task name, `"default"`, or None.
+
+    Returns:
+        A list of lists, or a flat list for a single task, or None. A metric object that serves
+        several tasks is copied: each task needs a state of its own.
+
+    Raises:
+        ValueError: a dict names an unknown task, or a nested list has another number of entries.
+    """
+    if metrics is None:
+        return None
+    if isinstance(metrics, str) and metrics == "default":
+        entries: list[Any] = [task.metric for task in tasks]
+    elif isinstance(metrics, Mapping):
+        entries = _entries(tasks, argument, metrics)
+    elif not isinstance(metrics, (list, tuple)):
+        entries = [metrics] * len(tasks)
+    elif len(metrics) == len(tasks) > 1 or any(isinstance(m, (list, tuple)) for m in metrics):
+        entries = _entries(tasks, argument, metrics)
+    else:
+        entries = [metrics] * len(tasks)
+    lists = [_own(_listed(entry), index) for index, entry in enumerate(entries)]
+    return lists if len(tasks) > 1 else lists[0]
+
+
+def by_task(tasks: Sequence[Task], values: Any) -> Any:
+    """Return labels or sample weights of a batch in the structure of the model's outputs.
+
+    Args:
+        tasks: the model's tasks.
+        values: None, a tensor, or a list, tuple or dict of tensors with one entry per task.
+
+    Returns:
+        None, a list in task order, or a single tensor if there is a single task.
+    """
+    if isinstance(values, Mapping):
+        values = [values.get(task.name, values.get(task.output_name)) for task in tasks]
+    elif isinstance(values, (list, tuple)):
+        values = list(values)
+    else:
+        return values
+    return values if len(tasks) > 1 else values[0]
+
+
+def _entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any]:
+    """Return one entry per task out of a dict by task name or a list."""
+    if isinstance(values, Mapping):
+        names = {task.name for task in tasks} | {task.output_name for task in tasks}
+        unknown = [key for key in values if key not in names]
+        if unknown:
+            raise ValueError(
+                f"`{argument}` should name tasks out of {[task.name for task in tasks]}. "
+                f"Received: {unknown}"
+            )
+        return list(by_task([*tasks, tasks[0]], values))[:-1]
+    if len(values) == 1:
+        return [values[0]] * len(tasks)
+    if len(values) != len(tasks):
+        raise ValueError(
+            f"`{argument}` should have one entry per task. "
+            f"Received: {len(values)} entries for {len(tasks)} tasks."
+        )
+    return list(values)
+
+
+def _listed(entry: Any) -> list[Any]:
+    if entry is None:
+        return []
+    return list(entry) if isinstance(entry, (list, tuple)) else [entry]
+
+
+def _own(metrics: list[Any], index: int) -> list[Any]:
+    """Copy metric objects for every task but the first."""
+    return [
+        type(m).from_config(m.get_config()) if index and isinstance(m, keras.metrics.Metric) else m
+        for m in metrics
+    ]

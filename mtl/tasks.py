@@ -1,0 +1,189 @@
+"""Tasks: what a model predicts, from the parallel lists that the factories take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtl import checks
+
+# Activation of the head, default loss and default metric of each task type.
+_TYPES = {
+    "binary": ("sigmoid", "binary_crossentropy", "AUC"),
+    "regression": ("linear", "mean_squared_error", "mean_absolute_error"),
+    "multiclass": ("softmax", "sparse_categorical_crossentropy", "sparse_categorical_accuracy"),
+    "multilabel": ("sigmoid", "binary_crossentropy", "binary_accuracy"),
+}
+_SIZED = ("multiclass", "multilabel")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a model.
+
+    Attributes:
+        name: str. The name that the user gave; any non-empty string.
+        type: str. "binary", "regression", "multiclass" or "multilabel".
+        size: int. Outputs: 1, or the number of classes or labels.
+    """
+
+    name: str
+    type: str = "binary"
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ValueError(f"`task_names` should hold non-empty strings. Received: {self.name!r}")
+        if self.type not in _TYPES:
+            raise ValueError(
+                f"`task_types` should hold {_expected_types()}. Received: {self.type!r}"
+            )
+        if self.type in _SIZED and checks.positive_int("task size", self.size) < 2:
+            raise ValueError(
+                f"`task_types` entry {self.type!r} should come with at least 2 classes or labels, "
+                f"as ({self.type!r}, 5). Received: {self.size!r}"
+            )
+        if self.type not in _SIZED and self.size != 1:
+            raise ValueError(
+                f"`task_types` entry {self.type!r} takes no size. Received: {self.size!r}"
+            )
+
+    @property
+    def activation(self) -> str:
+        """Keras activation of the head."""
+        return _TYPES[self.type][0]
+
+    @property
+    def loss(self) -> str:
+        """Keras loss that `compile` uses if none is given."""
+        return _TYPES[self.type][1]
+
+    @property
+    def metric(self) -> str:
+        """Keras metric that `compile(metrics="default")` uses."""
+        return _TYPES[self.type][2]
+
+    @property
+    def output_name(self) -> str:
+        """The name made safe for every backend: it names the layer, the output and the logs."""
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", self.name)
+        return safe if re.match(r"[A-Za-z0-9]", safe) else f"task{safe}"
+
+
+def resolve_tasks(
+    num_tasks: int | None = None,
+    task_types: Sequence[Any] | None = None,
+    task_names: Sequence[str] | None = None,
+) -> list[Task]:
+    """Make the list of tasks out of the factories' three parallel arguments.
+
+    Each of them may be None where the others tell it; types default to "binary" and names to
+    "task_1", "task_2", ….
+
+    Args:
+        num_tasks: int or None. Number of tasks.
+        task_types: list or None. One entry per task: a type name, or `(type, size)` for
+            "multiclass" and "multilabel", e.g. `("multiclass", 5)`.
+        task_names: list of str or None. One unique name per task.
+
+    Returns:
+        A list of `Task`.
+
+    Raises:
+        TypeError: an argument isn't a list (or an int, for `num_tasks`).
+        ValueError: lengths disagree, an unknown type, or duplicate names.
+    """
+    task_types = _as_list("task_types", task_types)
+    task_names = _as_list("task_names", task_names)
+    if num_tasks is not None:
+        count = checks.positive_int("num_tasks", num_tasks)
+    elif task_types is None and task_names is None:
+        raise ValueError(
+            "One of `num_tasks`, `task_types` and `task_names` should tell the tasks. "
+            "Received: None for all three."
+        )
+    else:
+        count = len(task_names if task_names is not None else task_types or ())
+    for name, entries in (("task_types", task_types), ("task_names", task_names)):
+        if entries is not None and len(entries) != count:
+            raise ValueError(
+                f"`{name}` should have one entry per task. "
+                f"Received: {len(entries)} entries for {count} tasks."
+            )
+    if count == 0:
+        raise ValueError("There should be at least one task. Received: 0 tasks.")
+    types = task_types or ["binary"] * count
+    names = task_names or [f"task_{i + 1}" for i in range(count)]
+    tasks = [_task(name, entry) for name, entry in zip(names, types, strict=True)]
+    for attribute in ("name", "output_name"):
+        seen: dict[str, str] = {}
+        for task in tasks:
+            key = getattr(task, attribute)
+            if key in seen:
+                raise ValueError(
+                    "`task_names` should differ from each other"
+                    + ("" if attribute == "name" else " after characters unsafe in names become _")
+                    + f". Received: {seen[key]!r} and {task.name!r}"
+                )
+            seen[key] = task.name
+    return tasks
+
+
+def tower_units(
+    tower_dnn_units_lists: Any, num_tasks: int, default: Sequence[Sequence[int]] = ()
+) -> list[tuple[int, ...]]:
+    """Return the widths of each task's tower.
+
+    Args:
+        tower_dnn_units_lists: list of lists of int. One list per task.
+        num_tasks: int. Number of tasks.
+        default: the factory's default. If it is what is given, its first list serves every
+            task: it was written before the number of tasks was known.
+
+    Returns:
+        A list of `num_tasks` tuples.
+
+    Raises:
+        TypeError: no list of lists of integers.
+        ValueError: the number of lists isn't the number of tasks.
+    """
+    name = "tower_dnn_units_lists"
+    if tower_dnn_units_lists is default:
+        return [tuple(default[0])] * num_tasks
+    lists = _as_list(name, tower_dnn_units_lists)
+    if lists is None:
+        raise TypeError(f"`{name}` should be a list of lists, one per task. Received: None")
+    widths = [checks.units(f"{name}[{i}]", entry) for i, entry in enumerate(lists)]
+    if len(widths) != num_tasks:
+        raise ValueError(
+            f"`{name}` should have one list of units per task. "
+            f"Received: {len(widths)} lists for {num_tasks} tasks."
+        )
+    return widths
+
+
+def _task(name: Any, entry: Any) -> Task:
+    if isinstance(entry, str):
+        if entry in _SIZED:
+            raise ValueError(
+                f"`task_types` entry {entry!r} should come with its number of classes or labels, "
+                f"as ({entry!r}, 5). Received: {entry!r}"
+            )
+        return Task(name, entry)
+    if isinstance(entry, (tuple, list)) and len(entry) == 2:
+        return Task(name, entry[0], entry[1])
+    raise ValueError(f"`task_types` should hold {_expected_types()}. Received: {entry!r}")
+
+
+def _expected_types() -> str:
+    return "'binary', 'regression', ('multiclass', size) or ('multilabel', size)"
+
+
+def _as_list(name: str, value: Any) -> list[Any] | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise TypeError(f"`{name}` should be a list with one entry per task. Received: {value!r}")
+    return list(value)
