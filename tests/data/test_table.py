@@ -1,0 +1,371 @@
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtl.data import TableEncoder
+from mtl.features import DenseFeat, SparseFeat
+
+
+def frame():
+    return pd.DataFrame(
+        {
+            "city": ["Rome", "Oslo", None, "Rome"],
+            "code": [7, 3, 3, 10],
+            "member": [True, False, True, True],
+            "grade": [1.5, 2.5, np.nan, 1.5],
+            "mixed": pd.Series(["b", 2, 1.5, "a"], dtype=object),
+            "age": [20.0, np.nan, 40.0, 60.0],
+            "visits": [0, 5, 10, 10],
+        }
+    )
+
+
+CATEGORICAL = ["city", "code", "member", "grade", "mixed"]
+NUMERIC = ["age", "visits"]
+
+
+@pytest.fixture
+def encoder():
+    return TableEncoder(CATEGORICAL, NUMERIC).fit(frame())
+
+
+def assert_encoded(x, expected):
+    assert list(x) == list(expected)
+    for name, values in expected.items():
+        assert x[name].dtype == (np.int32 if name in CATEGORICAL else np.float32)
+        np.testing.assert_allclose(x[name], values, rtol=1e-6, err_msg=name)
+
+
+def test_ids_and_scaling_by_hand(encoder):
+    expected = {
+        "city": [2, 1, 3, 2],  # Oslo, Rome, missing
+        "code": [2, 1, 1, 3],  # 3, 7, 10: as numbers, not as strings
+        "member": [2, 1, 2, 2],
+        "grade": [1, 2, 3, 1],
+        "mixed": [4, 2, 1, 3],  # numbers, then strings
+        "age": [0, 0.5, 0.5, 1],  # missing: the mean, 40
+        "visits": [0, 0.5, 1, 1],
+    }
+    assert_encoded(encoder.transform(frame()), expected)
+    assert_encoded(TableEncoder(CATEGORICAL, NUMERIC).fit_transform(frame()), expected)
+
+
+def test_unknown_and_missing_values(encoder):
+    other = pd.DataFrame(
+        {
+            "city": ["Bern", None, "Oslo"],
+            "code": [3.0, np.nan, 4.0],  # float because of the missing value
+            "member": pd.Series([True, None, False], dtype=object),
+            "grade": [np.nan, 3.5, 2.5],
+            "mixed": pd.Series([None, 1.5, "c"], dtype=object),
+            "age": [80.0, 0.0, np.nan],
+            "visits": [None, 5, 20],
+            "ignored": ["x", "y", "z"],
+        }
+    ).set_index(pd.Index([5, 5, 9]))
+    assert_encoded(
+        encoder.transform(other),
+        {
+            "city": [0, 3, 1],
+            "code": [1, 0, 0],
+            "member": [2, 0, 1],
+            "grade": [3, 0, 2],
+            "mixed": [0, 1, 0],
+            "age": [1.5, -0.5, 0.5],
+            "visits": [0.625, 0.5, 2],
+        },
+    )
+
+
+def test_feature_columns(encoder):
+    columns = encoder.feature_columns
+    assert [c.name for c in columns] == CATEGORICAL + NUMERIC
+    assert [c.vocabulary_size for c in columns[:5]] == [4, 4, 3, 4, 5]
+    assert all(isinstance(c, SparseFeat) and c.embedding_dim == 4 for c in columns[:5])
+    assert all(isinstance(c, DenseFeat) and c.dimension == 1 for c in columns[5:])
+    ids = TableEncoder(["code"], embedding_dim=16).fit(frame()).feature_columns
+    assert (ids[0].embedding_dim, ids[0].dtype) == (16, "int32")
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [object, "string", "category", "str"],
+    ids=lambda dtype: getattr(dtype, "__name__", dtype),
+)
+def test_string_dtypes_agree(dtype):
+    train = pd.Series(["b", "a", None, "b"], dtype=object).astype(dtype)
+    test = pd.Series(["c", "b", None], dtype=object).astype(dtype)
+    if dtype == "str":  # which turns None into a string in pandas 2
+        train, test = train.where(train != "None"), test.where(test != "None")
+    encoder = TableEncoder(["city"])
+    assert encoder.fit_transform(pd.DataFrame({"city": train}))["city"].tolist() == [2, 1, 3, 2]
+    assert encoder.transform(pd.DataFrame({"city": test}))["city"].tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "int8", "float32", "category", object])
+def test_number_dtypes_agree(dtype):
+    encoder = TableEncoder(["n"]).fit(pd.DataFrame({"n": [10, 9, 2]}))
+    other = pd.DataFrame({"n": pd.Series([2, 10, 3]).astype(dtype)})
+    assert encoder.transform(other)["n"].tolist() == [1, 3, 0]
+    numbers = TableEncoder([], ["n"], scaling="none")
+    assert numbers.fit_transform(other)["n"].tolist() == [2, 10, 3]
+
+
+def test_unused_category_of_the_dtype_is_unknown():
+    column = pd.Categorical(["b", "a"], categories=["a", "b", "c"])
+    encoder = TableEncoder(["x"]).fit(pd.DataFrame({"x": column}))
+    assert encoder.feature_columns[0].vocabulary_size == 3
+    other = pd.DataFrame({"x": pd.Categorical(["c", "a"], categories=["a", "b", "c"])})
+    assert encoder.transform(other)["x"].tolist() == [0, 1]
+
+
+def test_strings_and_numbers_differ():
+    encoder = TableEncoder(["x"]).fit(pd.DataFrame({"x": [1, 2]}))
+    assert encoder.transform(pd.DataFrame({"x": ["1", "2"]}))["x"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        ("minmax", [0, 0.25, 0.25, 1]),
+        ("standard", [-1, -1 / 3, -1 / 3, 5 / 3]),  # mean 2.5, deviation 1.5
+        ("none", [1, 2, 2, 5]),
+    ],
+)
+def test_scalings(scaling, expected):
+    values = pd.DataFrame({"n": [1, 2, 2, 5]})
+    encoded = TableEncoder([], ["n"], scaling=scaling).fit_transform(values)["n"]
+    np.testing.assert_allclose(encoded, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard"])
+def test_constant_column_becomes_zero(scaling):
+    encoder = TableEncoder([], ["n"], scaling=scaling)
+    train = pd.DataFrame({"n": [0.1, 0.1, 0.1, None]})
+    assert encoder.fit_transform(train)["n"].tolist() == [0, 0, 0, 0]
+    assert encoder.transform(pd.DataFrame({"n": [0.1, 1e6]}))["n"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard", "none"])
+def test_missing_number_is_the_training_mean(scaling):
+    train, test = pd.DataFrame({"n": [1.0, 2.0, 6.0, None]}), pd.DataFrame({"n": [None, 3.0]})
+    encoder = TableEncoder([], ["n"], scaling=scaling).fit(train)
+    encoded = encoder.transform(test.astype(float))["n"]
+    assert encoded[0] == encoded[1]
+
+
+def test_no_rows_to_transform(encoder):
+    x = encoder.transform(frame().iloc[:0])
+    assert all(values.shape == (0,) for values in x.values())
+    assert x["city"].dtype == np.int32
+
+
+def test_fit_reads_no_other_frame(encoder):
+    train = frame()
+    before = train.copy()
+    encoder.transform(train)
+    pd.testing.assert_frame_equal(train, before)
+
+
+def test_failed_fit_keeps_the_encoder(encoder):
+    before = encoder.to_json()
+    with pytest.raises(ValueError, match="finite"):
+        encoder.fit(frame().assign(age=np.inf))
+    assert encoder.to_json() == before
+
+
+def test_json_round_trip(encoder, tmp_path):
+    path = tmp_path / "encoder.json"
+    encoder.save(path)
+    assert os.listdir(tmp_path) == ["encoder.json"]
+    loaded = TableEncoder.load(str(path))
+    assert loaded.to_json() == encoder.to_json()
+    for name, vocabulary in encoder._vocabularies.items():
+        received = loaded._vocabularies[name].categories
+        assert received == vocabulary.categories
+        assert [type(v) for v in received] == [type(v) for v in vocabulary.categories], name
+    assert [type(v) for v in loaded._vocabularies["code"].categories] == [int, int, int]
+    expected = encoder.transform(frame())
+    assert_encoded(loaded.transform(frame()), expected)
+    assert [c[:3] for c in loaded.feature_columns] == [c[:3] for c in encoder.feature_columns]
+
+
+def test_loaded_encoder_can_be_fitted_again(encoder, tmp_path):
+    encoder.save(tmp_path / "encoder.json")
+    loaded = TableEncoder.load(tmp_path / "encoder.json")
+    assert loaded.fit(frame().iloc[:2]).feature_columns[0].vocabulary_size == 3
+    assert (loaded.scaling, loaded.embedding_dim) == ("minmax", 4)
+
+
+def test_non_ascii_categories_survive(tmp_path):
+    train = pd.DataFrame({"x": ["Zürich", "東京", 'a "quoted"\nline']})
+    encoder = TableEncoder(["x"]).fit(train)
+    encoder.save(tmp_path / "e.json")
+    loaded = TableEncoder.load(tmp_path / "e.json")
+    assert loaded.transform(train)["x"].tolist() == encoder.transform(train)["x"].tolist()
+
+
+def test_failed_save_keeps_the_old_file(encoder, tmp_path, monkeypatch):
+    path = tmp_path / "encoder.json"
+    encoder.save(path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        encoder.fit(frame().iloc[:1]).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["encoder.json"]
+
+
+def changed(config, *path, value):
+    config = json.loads(json.dumps(config))
+    target = config
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: [], "should be a TableEncoder's JSON form"),
+        (lambda c: {}, "should be a TableEncoder's JSON form"),
+        (lambda c: changed(c, "version", value=2), "of version 1, .* Received: version 2"),
+        (lambda c: {k: v for k, v in c.items() if k != "numeric"}, "KeyError: 'numeric'"),
+        (lambda c: changed(c, "scaling", value="log"), "`scaling` should be one of"),
+        (lambda c: changed(c, "embedding_dim", value="4"), "`embedding_dim` should be a positive"),
+        (lambda c: changed(c, "categorical", 0, 1, "categories", value=[[1]]), "should hold str"),
+        (lambda c: changed(c, "categorical", 0, 1, "categories", value=[1, 1]), "should differ"),
+        (lambda c: changed(c, "categorical", 0, 1, "missing", value=3), "a bool `missing`"),
+        (lambda c: changed(c, "numeric", 0, 1, "scale", value="1"), "`scale` should be numbers"),
+        (lambda c: changed(c, "numeric", value=3), "TypeError"),
+    ],
+)
+def test_bad_json(encoder, tmp_path, change, message):
+    config = change(encoder.to_json())
+    with pytest.raises(ValueError, match=message):
+        TableEncoder.from_json(config)
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"`path` should be a file .*bad.json.*{message}"):
+        TableEncoder.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": ', b"\xff\xfe\x00"])
+def test_file_that_is_no_json(content, tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"`path` should be a file that TableEncoder.save wrote"):
+        TableEncoder.load(path)
+
+
+def test_absent_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        TableEncoder.load(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((["a", "a"],), ValueError, "name each column once. Received: 'a' twice"),
+        ((["a"], ["a"]), ValueError, "name each column once. Received: 'a' twice"),
+        (([], []), ValueError, "should name a column. Received: none"),
+        (("ab",), TypeError, "`categorical` should be a list of column names. Received: 'ab'"),
+        (([], 3), TypeError, "`numeric` should be a list of column names. Received: 3"),
+        (([1],), ValueError, "`categorical` should hold non-empty strings .* Received: 1"),
+        ((["a/b"],), ValueError, "without '/'. Received: 'a/b'"),
+        ((["a"], [], 0), ValueError, "`embedding_dim` should be a positive integer. Received: 0"),
+        ((["a"], [], 4, "log"), ValueError, "`scaling` should be one of .* Received: 'log'"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        TableEncoder(*arguments)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda encoder, path: encoder.transform(frame()),
+        lambda encoder, path: encoder.feature_columns,
+        lambda encoder, path: encoder.to_json(),
+        lambda encoder, path: encoder.save(path / "encoder.json"),
+    ],
+)
+def test_use_before_fit(use, tmp_path):
+    with pytest.raises(RuntimeError, match="`TableEncoder` should be fitted before"):
+        use(TableEncoder(["city"]), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("method", ["fit", "transform"])
+def test_bad_frames(encoder, method):
+    call = getattr(encoder, method)
+    with pytest.raises(
+        ValueError, match=r"should have one column 'code'. Received: 0 such columns"
+    ):
+        call(frame().drop(columns="code"))
+    twice = pd.concat([frame(), frame()[["age"]]], axis=1)
+    with pytest.raises(ValueError, match=r"should have one column 'age'. Received: 2 such columns"):
+        call(twice)
+    with pytest.raises(TypeError, match=r"`frame` should be a pandas DataFrame. Received: dict"):
+        call({"city": ["a"]})
+
+
+def test_fit_on_no_rows():
+    with pytest.raises(ValueError, match="`frame` should have at least one row to fit"):
+        TableEncoder(["city"]).fit(frame().iloc[:0])
+
+
+@pytest.mark.parametrize("method", ["fit", "transform"])
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ([1.0, np.inf, 2.0], ValueError, "'age' should hold finite numbers .* Received: inf"),
+        ([1.0, -np.inf, 2.0], ValueError, "'age' should hold finite numbers .* Received: -inf"),
+        ([1.0, 1e300, 2.0], ValueError, "within float32's range. Received: 1e\\+300"),
+        (["1", "2", "3"], TypeError, "'age' should hold numbers. Received: '1' of type str"),
+        ([1, "two", None], TypeError, "'age' should hold numbers. Received: 'two' of type str"),
+        ([1j, 2j, 3j], TypeError, "'age' should hold numbers. Received: .* of type complex"),
+        (pd.Categorical(["a", "b", "a"]), TypeError, "should hold numbers. Received: 'a'"),
+        (pd.to_datetime(["2020-01-01"] * 3), TypeError, "Received: Timestamp.* of type Timestamp"),
+    ],
+)
+def test_bad_numeric_columns(method, values, error, message):
+    encoder = TableEncoder([], ["age"]).fit(pd.DataFrame({"age": [1, 2]}))
+    with pytest.raises(error, match=message):
+        getattr(encoder, method)(pd.DataFrame({"age": values}))
+
+
+def test_numeric_column_without_values():
+    with pytest.raises(ValueError, match="'age' should hold at least one value"):
+        TableEncoder([], ["age"]).fit(pd.DataFrame({"age": [np.nan, np.nan]}))
+
+
+def test_scaled_value_beyond_float32():
+    encoder = TableEncoder([], ["age"]).fit(pd.DataFrame({"age": [0, 1e-30]}))
+    with pytest.raises(
+        ValueError, match=r"'age' should fit float32 after scaling. Received: 1e\+30"
+    ):
+        encoder.transform(pd.DataFrame({"age": [1e30]}))
+
+
+@pytest.mark.parametrize(
+    ("values", "received"),
+    [
+        (pd.to_datetime(["2020-01-01"]), "of type"),
+        (pd.Series([[1, 2]], dtype=object), "unhashable"),
+        (pd.Series([(1, 2)], dtype=object), "of type tuple"),
+        (pd.Series([b"x"], dtype=object), "of type bytes"),
+    ],
+)
+def test_bad_categories(values, received):
+    with pytest.raises(TypeError, match=f"column 'x' should hold strings, .*{received}"):
+        TableEncoder(["x"]).fit(pd.DataFrame({"x": values}))
