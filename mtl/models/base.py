@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from mtl.layers import FeatureEncoder
-from mtl.models import arrays, spread
+from mtl.models import arrays, packing, spread
 from mtl.tasks import Task
 
 
@@ -83,7 +85,13 @@ class MultiTaskModel(keras.Model):
         Raises:
             ValueError: a dict names an unknown task, or a list has not one entry per task.
         """
-        if jit_compile == "auto" and not run_eagerly and self._xla_on_cpu_pays():
+        # Keras' "auto" never means XLA on TensorFlow's CPU, where it doubles the speed of stacked
+        # experts in training. Evaluation and prediction stay without it: each length of the last
+        # batch would be compiled anew, for seconds, to save milliseconds.
+        self._xla_in_training_only = (
+            jit_compile == "auto" and not run_eagerly and self._xla_on_cpu_pays()
+        )
+        if self._xla_in_training_only:
             jit_compile = True
         with warnings.catch_warnings():
             # Keras falls back by itself where determinism rules XLA out; nobody asked for XLA.
@@ -149,9 +157,11 @@ class MultiTaskModel(keras.Model):
         """
         x, y, sample_weight = self._check_data(x, y, sample_weight)
         if isinstance(validation_data, (list, tuple)):
-            validation_data = self._check_data(*validation_data)
+            x_val, *rest = self._check_data(*validation_data)
+            validation_data = (packing.pack(x_val), *rest)
+        self._create_variables(x, y, sample_weight)
         return super().fit(
-            x=x,
+            x=packing.pack(x),
             y=y,
             batch_size=batch_size,
             epochs=epochs,
@@ -177,6 +187,7 @@ class MultiTaskModel(keras.Model):
         """Return losses and metrics, as `keras.Model.evaluate` does; data as in `fit`."""
         if not kwargs.get("_use_cached_eval_dataset"):  # inside fit, which has checked the data
             x, y, sample_weight = self._check_data(x, y, sample_weight)
+            x = packing.pack(x)
         return super().evaluate(
             x=x, y=y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs
         )
@@ -186,7 +197,7 @@ class MultiTaskModel(keras.Model):
     ) -> Any:
         """Return a list of arrays `(N, size)`, one per task, or one array for a single task."""
         x = arrays.check_inputs(self.feature_columns, x)
-        return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+        return super().predict(packing.pack(x), batch_size=batch_size, verbose=verbose, **kwargs)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
@@ -204,12 +215,13 @@ class MultiTaskModel(keras.Model):
         """Predict one batch; inputs as in `fit`."""
         return super().predict_on_batch(arrays.check_inputs(self.feature_columns, x))
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the list of predictions for a dict of inputs, which may hold more than needed."""
         if isinstance(inputs, dict):
+            named = packing.unpack(inputs)
             # Keras flattens the dict as it is: one key too many would shift every input after it.
-            inputs = {name: inputs[name] for name in self.input}
-        return super().call(inputs, training=training, mask=mask)
+            inputs = {name: named[name] for name in self.input if name in named}
+        return super().__call__(inputs, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -239,6 +251,43 @@ class MultiTaskModel(keras.Model):
         y = arrays.check_labels(self.tasks, y)
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
         return x, y, arrays.check_sample_weights(self.tasks, sample_weight, rows)
+
+    def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
+        """Create the variables of optimizer and metrics before the training step is traced.
+
+        TensorFlow traces a function a second time if its first call created variables.
+        """
+        if keras.backend.backend() != "tensorflow" or self.optimizer is None:
+            return
+        if self.optimizer.built or not isinstance(x, dict) or y is None:
+            return
+        first = keras.tree.map_structure(
+            lambda array: None if array is None else array[:1], (x, y, sample_weight)
+        )
+        x, y, sample_weight = first
+        y_pred = self(x, training=False)
+        self.compute_loss(x, y, y_pred, sample_weight, training=False)
+        self.compute_metrics(x, y, y_pred, sample_weight)
+        self.reset_metrics()
+        self.optimizer.build(self.trainable_variables)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Make the function that evaluates a batch."""
+        with self._evaluation_jit():
+            return super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Make the function that predicts a batch."""
+        with self._evaluation_jit():
+            return super().make_predict_function(force)
+
+    @contextlib.contextmanager
+    def _evaluation_jit(self) -> Iterator[None]:
+        jit_compile = self.jit_compile
+        if getattr(self, "_xla_in_training_only", False):
+            self.jit_compile = False
+        yield
+        self.jit_compile = jit_compile
 
     def _xla_on_cpu_pays(self) -> bool:
         """Return whether to compile by XLA where Keras' "auto" would not: TensorFlow on CPU."""
