@@ -259,7 +259,7 @@ def _check_names(columns: list[Any]) -> None:
             # Sequences of the same items may share their length and weight inputs.
             if roles.setdefault(name, role) != role:
                 raise ValueError(
-                    f"`dnn_feature_columns` should have unique input names. Received: {name!r} twice"
+                    f"`dnn_feature_columns` should have unique names. Received: {name!r} twice"
                 )
 
 

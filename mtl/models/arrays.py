@@ -231,7 +231,8 @@ def _ids(label: str, array: np.ndarray, dtype: str, hashed: bool) -> np.ndarray:
 def _fold(wide: np.ndarray) -> np.ndarray:
     """Fold 64-bit ids into 32 bits as `mtl.layers.hashing.to_int32` does."""
     low = (wide & 0xFFFFFFFF).astype("uint32").astype("int32")
-    return (low ^ (wide >> 32).astype("int32")).astype("int64")
+    folded: np.ndarray = low ^ (wide >> 32).astype("int32")
+    return folded.astype("int64")
 
 
 def _strings(label: str, array: np.ndarray) -> np.ndarray:
@@ -240,7 +241,7 @@ def _strings(label: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "O" and not all(isinstance(v, (str, bytes)) for v in array.flat):
         wrong = next(v for v in array.flat if not isinstance(v, (str, bytes)))
         raise TypeError(f"`{label}` should hold strings. Received: {wrong!r}")
-    return array.astype(object)  # type: ignore[no-any-return]
+    return array.astype(object)
 
 
 def _check_shape(label: str, array: np.ndarray, *shapes: tuple[int, ...]) -> None:

@@ -34,6 +34,8 @@ class MultiTaskModel(keras.Model):
         ValueError: an output is made by a layer without a `task`.
     """
 
+    jit_compile: Any  # a property of Keras' trainer
+
     # The signature of a functional model: Keras then revives, clones and pickles it by its graph.
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
@@ -283,7 +285,7 @@ class MultiTaskModel(keras.Model):
 
     @contextlib.contextmanager
     def _evaluation_jit(self) -> Iterator[None]:
-        jit_compile = self.jit_compile
+        jit_compile: bool = self.jit_compile
         if getattr(self, "_xla_in_training_only", False):
             self.jit_compile = False
         yield

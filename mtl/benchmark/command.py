@@ -1,0 +1,93 @@
+"""What the command lines of the example scripts share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import keras
+
+from mtl.benchmark.recipes import MODELS, Recipe
+from mtl.benchmark.runs import compare
+from mtl.benchmark.tables import text_table
+from mtl.data import MultiTaskData
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that every comparison has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--protocol", default="default", choices=("default", "reference"))
+    parser.add_argument("--epochs", type=_positive, help="upper limit of epochs")
+    parser.add_argument(
+        "--patience", type=_positive, help="epochs without a better validation loss"
+    )
+    parser.add_argument("--batch-size", type=_positive, help="rows per step")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one run per seed")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
+    return parser
+
+
+def run(
+    args: argparse.Namespace, title: str, load: Callable[[], MultiTaskData], recipe: Recipe
+) -> None:
+    """Load, train, print the table and, if asked, write the results as JSON.
+
+    Args:
+        args: what `parser` parsed.
+        title: str. What is compared on, for the reader.
+        load: function that loads the data.
+        recipe: sizes and training settings, which `args` may override.
+
+    Raises:
+        FileNotFoundError: the folder of `--json` doesn't exist; before any training.
+    """
+    if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
+        raise FileNotFoundError(f"`--json` should be in an existing folder. Received: {args.json}")
+    start = time.perf_counter()
+    recipe = recipe.with_training(
+        epochs=args.epochs, patience=args.patience, batch_size=args.batch_size
+    )
+    data = load()
+    rows = len(data.train[1][0])
+    print(f"{title}: {rows:,} training rows, {len(data.feature_columns)} features", flush=True)
+    results = compare(data, recipe, args.models, args.seed)
+    print(f"\n{title}, {args.protocol} protocol, {_environment()}\n")
+    print(text_table(results))
+    if "ESMM" in args.models:
+        print("\nThese tasks are no funnel: ESMM's row only shows that it runs.")
+    print(f"\n{time.perf_counter() - start:.0f} s in all")
+    if args.json:
+        _write_json(args.json, {"title": title, "arguments": vars(args), **_versions()}, results)
+
+
+def _write_json(path: str, head: dict[str, Any], results: list[Any]) -> None:
+    content = json.dumps({**head, "results": [result.to_json() for result in results]}, indent=2)
+    with open(f"{path}.part", "w", encoding="utf-8") as file:
+        file.write(content + "\n")
+    os.replace(f"{path}.part", path)
+
+
+def _versions() -> dict[str, str]:
+    backend = keras.backend.backend()
+    packages = ("keras-mtl", "keras", backend)
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _environment() -> str:
+    return ", ".join(f"{name} {number}" for name, number in _versions().items())
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"should be a positive integer. Received: {text}")
+    return value
