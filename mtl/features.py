@@ -187,6 +187,7 @@ def _check_sparse(column: Any) -> Any:
         embedding_dim=checks.positive_int(f"embedding_dim of {name}", column.embedding_dim),
         use_hash=bool(column.use_hash),
         dtype=dtype,
+        embeddings_initializer=_initializer(name, column.embeddings_initializer),
         trainable=bool(column.trainable),
     )
 
@@ -241,6 +242,16 @@ def _dtype(name: str, dtype: Any) -> str:
     except ValueError as error:
         raise ValueError(
             f"`dtype` of feature {name!r} should be a dtype such as 'int32'. Received: {dtype!r}"
+        ) from error
+
+
+def _initializer(name: str, initializer: Any) -> Any:
+    try:
+        return keras.initializers.get(initializer)
+    except ValueError as error:
+        raise ValueError(
+            f"`embeddings_initializer` of feature {name!r} should be a Keras initializer. "
+            f"Received: {initializer!r}"
         ) from error
 
 

@@ -36,7 +36,7 @@ def reseed(initializer: Any, seed: int | None) -> Any:
     config = initializer.get_config() if hasattr(initializer, "get_config") else {}
     if "seed" not in config:
         return initializer
-    own = config["seed"] if isinstance(config["seed"], int) else 0
+    own = config["seed"] % 2**63 if isinstance(config["seed"], int) else 0
     return type(initializer).from_config({**config, "seed": derive_seed(seed, own)})
 
 

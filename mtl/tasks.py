@@ -36,11 +36,12 @@ class Task:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ValueError(f"`task_names` should hold non-empty strings. Received: {self.name!r}")
-        if self.type not in _TYPES:
+        if not isinstance(self.type, str) or self.type not in _TYPES:
             raise ValueError(
                 f"`task_types` should hold {_expected_types()}. Received: {self.type!r}"
             )
-        if self.type in _SIZED and checks.positive_int("task size", self.size) < 2:
+        size = checks.positive_int("task size", self.size) if self.type in _SIZED else 1
+        if self.type in _SIZED and size < 2:
             raise ValueError(
                 f"`task_types` entry {self.type!r} should come with at least 2 classes or labels, "
                 f"as ({self.type!r}, 5). Received: {self.size!r}"
@@ -49,6 +50,7 @@ class Task:
             raise ValueError(
                 f"`task_types` entry {self.type!r} takes no size. Received: {self.size!r}"
             )
+        object.__setattr__(self, "size", size)  # a plain int, for configs
 
     @property
     def activation(self) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from mtl.benchmark.recipes import MODELS, Recipe
 from mtl.benchmark.runs import compare
 from mtl.benchmark.tables import text_table
 from mtl.data import MultiTaskData
+from mtl.data.files import atomic_path
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -50,7 +51,7 @@ def run(
     Raises:
         FileNotFoundError: the folder of `--json` doesn't exist; before any training.
     """
-    if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
+    if args.json and not Path(args.json).absolute().parent.is_dir():
         raise FileNotFoundError(f"`--json` should be in an existing folder. Received: {args.json}")
     start = time.perf_counter()
     recipe = recipe.with_training(
@@ -71,9 +72,8 @@ def run(
 
 def _write_json(path: str, head: dict[str, Any], results: list[Any]) -> None:
     content = json.dumps({**head, "results": [result.to_json() for result in results]}, indent=2)
-    with open(f"{path}.part", "w", encoding="utf-8") as file:
-        file.write(content + "\n")
-    os.replace(f"{path}.part", path)
+    with atomic_path(Path(path)) as part:
+        part.write_text(content + "\n", encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

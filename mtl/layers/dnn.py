@@ -55,55 +55,50 @@ class DNN(keras.layers.Layer):
         self.dropout = checks.rate("dropout", dropout)
         self.use_bn = bool(use_bn)
         self.seed = checks.seed("seed", seed)
-        self._blocks = [self._block(i, width) for i, width in enumerate(self.units)]
-
-    def _block(self, index: int, width: int) -> list[keras.layers.Layer]:
-        layers = [
-            keras.layers.Dense(
-                width,
-                kernel_initializer=glorot(derive_seed(self.seed, "kernel", index)),
-                kernel_regularizer=keras.regularizers.L2(self.l2_reg) if self.l2_reg else None,
-                dtype=self.dtype_policy,
-                name=f"dense_{index}",
-            )
+        # One flat list, because Keras has not always saved layers in nested lists.
+        self._stack = [
+            layer for depth, width in enumerate(self.units) for layer in self._block(depth, width)
         ]
-        if self.use_bn:
-            layers.append(
-                keras.layers.BatchNormalization(dtype=self.dtype_policy, name=f"bn_{index}")
-            )
-        layers.append(
-            keras.layers.Activation(
-                self.activation, dtype=self.dtype_policy, name=f"activation_{index}"
-            )
+
+    def _block(self, depth: int, width: int) -> list[keras.layers.Layer]:
+        common = {"dtype": self.dtype_policy}
+        dense = keras.layers.Dense(
+            width,
+            kernel_initializer=glorot(derive_seed(self.seed, "kernel", depth)),
+            kernel_regularizer=keras.regularizers.L2(self.l2_reg) if self.l2_reg else None,
+            name=f"dense_{depth}",
+            **common,
         )
-        if self.dropout:
-            layers.append(
-                keras.layers.Dropout(
-                    self.dropout,
-                    seed=derive_seed(self.seed, "dropout", index),
-                    dtype=self.dtype_policy,
-                    name=f"dropout_{index}",
-                )
-            )
-        return layers
+        norm = keras.layers.BatchNormalization(name=f"bn_{depth}", **common)
+        activation = keras.layers.Activation(self.activation, name=f"activation_{depth}", **common)
+        dropout = keras.layers.Dropout(
+            self.dropout,
+            seed=derive_seed(self.seed, "dropout", depth),
+            name=f"dropout_{depth}",
+            **common,
+        )
+        return [
+            dense,
+            *([norm] if self.use_bn else []),
+            activation,
+            *([dropout] if self.dropout else []),
+        ]
 
     def build(self, input_shape: Any) -> None:
         """Build every sublayer."""
-        for block in self._blocks:
-            for layer in block:
-                layer.build(input_shape)
-                input_shape = layer.compute_output_shape(input_shape)
+        for layer in self._stack:
+            layer.build(input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Apply the blocks in turn."""
+        """Apply the layers in turn."""
         x = inputs
-        for block in self._blocks:
-            for layer in block:
-                if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Dropout)):
-                    x = layer(x, training=training)
-                else:
-                    x = layer(x)
+        for layer in self._stack:
+            if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Dropout)):
+                x = layer(x, training=training)
+            else:
+                x = layer(x)
         return x
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

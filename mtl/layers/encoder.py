@@ -143,8 +143,8 @@ class FeatureEncoder(keras.layers.Layer):
         for table, weight in zip(self._tables, self._weights, strict=True):
             if embedding_name in table.slices:
                 part = table.slices[embedding_name]
-                rows = keras.ops.convert_to_numpy(weight)[part.offset : part.offset + part.size]
-                return np.array(rows)
+                rows = keras.ops.convert_to_numpy(weight.value)
+                return np.array(rows[part.offset : part.offset + part.size])
             known += list(table.slices)
         raise ValueError(f"`embedding_name` should be one of {known}. Received: {embedding_name!r}")
 

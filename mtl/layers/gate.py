@@ -104,7 +104,10 @@ class Gate(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the experts' weights."""
         logits = self.logits(self.dnn(inputs, training=training))
-        return ops.softmax(logits / self.temperature, axis=-1)
+        # In half precision a low temperature would overflow, and inf - inf is NaN.
+        wide = keras.backend.result_type(self.compute_dtype, "float32")
+        weights = ops.softmax(ops.cast(logits, wide) / self.temperature, axis=-1)
+        return ops.cast(weights, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return `(B, E)`."""

@@ -38,12 +38,11 @@ def hash_ids(ids: Any, buckets: int, padding: bool) -> Any:
 
 def to_int32(ids: Any) -> Any:
     """Return integer ids as int32; the high half of a larger id is folded into the low one."""
-    if keras.backend.standardize_dtype(ids.dtype) not in ("int64", "uint32"):
-        return ops.cast(ids, "int32")
-    wide = ops.cast(ids, "int64")
-    low = ops.cast(wide, "int32")
-    fits = ops.equal(ops.cast(low, "int64"), wide)
-    high = ops.cast(ops.right_shift(wide, 32), "int32")
+    low = ops.cast(ids, "int32")
+    if keras.backend.standardize_dtype(ids.dtype) != "int64":
+        return low
+    fits = ops.equal(ops.cast(low, "int64"), ids)
+    high = ops.cast(ops.right_shift(ids, 32), "int32")
     return ops.where(fits, low, ops.bitwise_xor(low, high))
 
 

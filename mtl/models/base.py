@@ -36,9 +36,9 @@ class MultiTaskModel(keras.Model):
 
     jit_compile: Any  # a property of Keras' trainer
 
-    # The signature of a functional model: Keras then revives, clones and pickles it by its graph.
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(inputs, outputs, name=name, **kwargs)
+    # With this signature every Keras version revives, clones and pickles the model by its graph.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         layers = [output._keras_history.operation for output in self.outputs]
         for layer in layers:
             if not isinstance(getattr(layer, "task", None), Task):

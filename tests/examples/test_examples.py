@@ -1,0 +1,86 @@
+"""Every example script runs, on small settings, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtl.data import adult, download
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = pytest.mark.slow
+
+
+def run(script, *arguments):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_quickstart_is_short_and_learns():
+    assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 26
+    scores = eval(run("quickstart.py").splitlines()[-1])
+    assert scores["income_AUC"] > 0.9
+    assert scores["marital_AUC"] > 0.98
+
+
+def test_census_income_prints_a_table_and_writes_json(tmp_path):
+    path = tmp_path / "results.json"
+    output = run(
+        "census_income.py", "--group", 2, "--models", "SharedBottom", "ESMM", "--epochs", 1,
+        "--batch-size", 4096, "--seed", 0, "--json", path,
+    )  # fmt: skip
+    assert "education AUC" in output
+    assert "no funnel" in output
+    results = json.loads(path.read_text())
+    assert [result["model"] for result in results["results"]] == ["SharedBottom", "ESMM"]
+    assert results["results"][0]["auc"]["marital"] > 0.95
+    assert results["arguments"]["group"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--group", "3"], "invalid choice: 3"),
+        (["--models", "PEL"], "invalid choice: 'PEL'"),
+        (["--epochs", "0"], "positive integer"),
+        (["--json", "/nowhere/results.json"], "existing folder"),
+    ],
+)
+def test_census_income_refuses_bad_arguments(arguments, message):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / "census_income.py", *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert message in result.stderr
+
+
+def test_adult():
+    if not all(download.find(file) for file in adult._FILES):
+        pytest.skip("the Adult files are neither under MTL_DATA_HOME nor in the cache")
+    output = run("adult.py", "--models", "SharedBottom", "--epochs", 1, "--protocol", "reference")
+    row = next(line for line in output.splitlines() if line.startswith("SharedBottom   "))
+    assert float(row.split()[1]) > 0.85
+
+
+def test_funnel():
+    output = run("funnel.py", "--samples", 20_000, "--epochs", 1)
+    assert "entire space" in output
+    assert "clicked rows" in output
+
+
+def test_your_own_dataframe():
+    output = run("your_own_dataframe.py")
+    assert "Atlantis" in output
+    assert "predicted_spent" in output

@@ -1,0 +1,86 @@
+"""Small models of every kind, and a batch of data for them."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+import mtl.models
+from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
+
+BACKEND = keras.backend.backend()
+MODELS = [name for name in mtl.models.__all__ if name != "extract_task"]
+SIZES: dict[str, dict[str, Any]] = {
+    "SharedBottom": {"bottom_dnn_units": (8,)},
+    "MoE": {"num_experts": 3, "expert_dnn_units": (8,)},
+    "MMoE": {"num_experts": 3, "expert_dnn_units": (8,)},
+    "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
+    "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
+}
+# XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
+NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}
+QUICK: dict[str, Any] = {"run_eagerly": True} if BACKEND == "tensorflow" else {}
+
+
+def columns() -> list[Any]:
+    """Two single ids, a sequence that shares an embedding with one of them, dense values."""
+    return [
+        DenseFeat("price", 2),
+        SparseFeat("user", 5, embedding_dim=3),
+        VarLenSparseFeat(
+            SparseFeat("history", 7, embedding_dim=3, embedding_name="item"), 3, combiner="mean"
+        ),
+        SparseFeat("item", 7, embedding_dim=3),
+        DenseFeat("age", 1),
+    ]
+
+
+def features(rows: int = 24, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "user": rng.integers(0, 5, rows).astype("int32"),
+        "item": rng.integers(0, 7, rows).astype("int32"),
+        "history": rng.integers(0, 7, (rows, 3)).astype("int32"),
+        "price": rng.normal(size=(rows, 2)).astype("float32"),
+        "age": rng.normal(size=rows).astype("float32"),
+    }
+
+
+def labels(tasks: int = 2, rows: int = 24, seed: int = 1) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [(rng.random(rows) < 0.5).astype("float32") for _ in range(tasks)]
+
+
+def build(name: str, num_tasks: int = 2, **options: Any) -> Any:
+    """Build a small model; options replace what is small by default."""
+    options = {
+        "num_tasks": num_tasks,
+        "tower_dnn_units_lists": [[6]] * num_tasks,
+        **SIZES.get(name, {}),
+        **options,
+    }
+    return getattr(mtl.models, name)(columns(), **options)
+
+
+def randomize(model: Any, seed: int = 0) -> Any:
+    """Give every weight of a model, biases and unknown rows included, a random value."""
+    rng = np.random.default_rng(seed)
+    values = [rng.uniform(-0.2, 0.6, weight.shape) for weight in model.weights]
+    variances = [weight.path.endswith("variance") for weight in model.weights]
+    model.set_weights(
+        [abs(v) if positive else v for v, positive in zip(values, variances, strict=True)]
+    )
+    return model
+
+
+def outputs(model: Any, x: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Call a model as a function; a list of arrays, one per task."""
+    y = model({name: keras.ops.convert_to_tensor(value) for name, value in x.items()})
+    return [keras.ops.convert_to_numpy(v) for v in (y if isinstance(y, list) else [y])]
+
+
+def same(a: Any, b: Any, **options: Any) -> None:
+    """Assert that two lists of arrays agree."""
+    assert len(a) == len(b)
+    for left, right in zip(a, b, strict=True):
+        np.testing.assert_allclose(left, right, **{"rtol": 1e-6, "atol": 1e-6, **options})

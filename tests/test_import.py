@@ -1,0 +1,135 @@
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pytest
+
+import mtl
+
+PACKAGE = Path(mtl.__file__).parent
+
+# What each part of mtl may import of it, from the leaves up.
+LEAVES = {"checks", "seeds"}
+COLUMNS = {*LEAVES, "features", "tasks"}
+LAYERS = {*COLUMNS, "layers"}
+TRAINING = {*LAYERS, "losses", "balancing", "metrics", "optimizers"}
+MODELS = {*TRAINING, "models"}
+ALLOWED = {
+    "checks": set(),
+    "seeds": LEAVES,
+    "features": LEAVES,
+    "tasks": LEAVES,
+    "layers": LAYERS,
+    "losses": TRAINING,
+    "balancing": TRAINING,
+    "metrics": TRAINING,
+    "optimizers": TRAINING,
+    "models": MODELS,
+    "inspection": {*MODELS, "inspection"},
+    "data": {*COLUMNS, "data"},
+    "benchmark": {*MODELS, "inspection", "data", "benchmark"},
+    "__init__": {*MODELS, "inspection", "data"},
+}
+
+NETWORK = """
+import os, socket, sys, threading
+calls = []
+def refuse(*args, **kwargs):
+    calls.append(args)
+    raise OSError("no network in this test")
+socket.socket.connect = socket.socket.connect_ex = refuse
+socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+IMPORT = """
+import mtl
+assert calls == [], calls
+others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+assert others == [], others
+assert "deepctr.utils" not in sys.modules
+import keras
+assert keras.backend.backend() == os.environ["KERAS_BACKEND"]
+import deepctr.utils
+assert deepctr.utils.__file__.endswith("utils.py")
+assert deepctr.utils.check_version.__code__.co_filename == deepctr.utils.__file__
+from deepctr.feature_column import SparseFeat
+assert SparseFeat is mtl.features.SparseFeat
+"""
+
+DEEPCTR_FIRST = """
+import requests
+requests.get = refuse  # deepctr.utils asks through it, from a thread
+import deepctr, deepctr.utils
+from deepctr.feature_column import DenseFeat
+for thread in threading.enumerate():
+    if thread is not threading.main_thread():
+        thread.join()
+before, own = len(calls), deepctr.utils
+import mtl
+assert len(calls) == before
+assert sys.modules["deepctr.utils"] is own
+assert mtl.features.DenseFeat is DenseFeat
+"""
+
+
+@pytest.mark.parametrize("script", [IMPORT, DEEPCTR_FIRST], ids=["alone", "after_deepctr"])
+def test_import_in_a_process_of_its_own(script):
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    code = f"{NETWORK}{script}\nimport time; print('imported at', time.time())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    ended = time.time()
+    assert result.returncode == 0, result.stderr
+    assert "check the latest version" not in result.stdout or script is DEEPCTR_FIRST
+    imported = float(re.search(r"imported at ([\d.]+)", result.stdout)[1])
+    assert ended - imported < 10
+
+
+def sources():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part(path):
+    """Return the part of mtl that a file belongs to, e.g. "layers"."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Yield the dotted names that a file imports, anywhere in it."""
+    package = ["mtl", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def test_the_reader_of_imports_sees_them():
+    assert "deepctr.feature_column" in set(imports(PACKAGE / "features.py"))
+    assert {"mtl.checks", "mtl.seeds.glorot"} <= set(imports(PACKAGE / "layers" / "dnn.py"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    assert part(path) in ALLOWED, "a new part of mtl: give it a place in ALLOWED"
+    own = [name.split(".")[1] for name in imports(path) if name.startswith("mtl.")]
+    assert set(own) <= ALLOWED[part(path)]
+
+
+def test_deepctr_is_imported_by_features_alone():
+    users = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in sources()
+        if any(name.split(".")[0] == "deepctr" for name in imports(path))
+    ]
+    assert users == ["features.py"]

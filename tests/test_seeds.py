@@ -1,0 +1,74 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from mtl.seeds import derive_seed, glorot, reseed
+
+
+def test_derived_seeds_are_the_same_on_every_run():
+    # Written down once: with other values every model would start differently.
+    assert derive_seed(1024, "encoder") == 632585234
+    assert derive_seed(1024, "expert", 3) == 1339459635
+    assert derive_seed(1024, "tower", np.int64(1)) == derive_seed(1024, "tower", 1)
+    assert type(derive_seed(0, "a")) is int
+
+
+def test_without_a_seed_there_is_none():
+    assert derive_seed(None, "encoder", 3) is None
+
+
+def test_derived_seeds_differ():
+    parents = [0, 1, 1024, 2**31 - 1, 2**40]
+    names = ["encoder", "kernel", "dropout", "gate", "tower_1", "tower_2"]
+    paths = [(name, i) for name in names for i in range(20)]
+    paths += [("kernel", i, j) for i in range(1, 4) for j in range(1, 20)]
+    paths += [("dnn",), ("logits",), ("a", "b"), ("b", "a")]
+    seeds = [derive_seed(parent, *path) for parent, path in itertools.product(parents, paths)]
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert len(set(seeds)) == len(seeds)
+
+
+def draw(initializer):
+    return keras.ops.convert_to_numpy(initializer((40, 30)))
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        keras.initializers.RandomNormal(1.0, 0.5, seed=2020),
+        keras.initializers.RandomUniform(-3, 3),
+        keras.initializers.GlorotUniform(),
+    ],
+)
+def test_reseeded_initializers_keep_their_distribution(initializer):
+    one, other = reseed(initializer, 1), reseed(initializer, 2)
+    assert type(one) is type(initializer)
+    strip = lambda x: {k: v for k, v in x.get_config().items() if k != "seed"}  # noqa: E731
+    assert strip(one) == strip(initializer)
+    np.testing.assert_array_equal(draw(one), draw(reseed(initializer, 1)))
+    assert not np.allclose(draw(one), draw(other))
+
+
+def test_an_initializers_own_seed_still_counts():
+    drawn = [draw(reseed(keras.initializers.RandomNormal(seed=own), 5)) for own in (1, 2, -1, None)]
+    for one, other in itertools.combinations(drawn, 2):
+        assert not np.allclose(one, other)
+
+
+def test_without_a_seed_every_copy_is_fresh():
+    initializer = keras.initializers.RandomNormal(seed=2020)
+    assert not np.allclose(draw(reseed(initializer, None)), draw(reseed(initializer, None)))
+
+
+@pytest.mark.parametrize("initializer", [keras.initializers.Constant(2.0), np.ones])
+def test_initializers_without_a_seed_stay_themselves(initializer):
+    assert reseed(initializer, 5) is initializer
+
+
+def test_glorot_is_what_dense_starts_with():
+    kernel = draw(glorot(3))
+    np.testing.assert_array_equal(kernel, draw(glorot(3)))
+    assert np.abs(kernel).max() <= np.sqrt(6 / 70)
+    assert kernel.std() == pytest.approx(np.sqrt(2 / 70), rel=0.05)
