@@ -13,7 +13,8 @@ def derive_seed(seed: int | None, *path: int | str) -> int | None:
     """Derive a seed from `seed` and the path of names and indices that leads to its user.
 
     Keras initializers with an integer seed are deterministic: two layers that get the same
-    integer start with the same weights. So no seed is ever handed out twice.
+    integer start with the same weights. So no seed is handed out twice: different paths of one
+    length give different seeds.
 
     Args:
         seed: int or None. The parent's seed; None stays None (fresh random weights).
@@ -41,5 +42,5 @@ def reseed(initializer: Any, seed: int | None) -> Any:
 
 
 def glorot(seed: int | None) -> Any:
-    """Return the initializer of a kernel (Keras' default for Dense)."""
-    return keras.initializers.GlorotUniform(seed)
+    """Return the initializer of every kernel: Glorot's normal, as in DeepCTR's DNN."""
+    return keras.initializers.GlorotNormal(seed)

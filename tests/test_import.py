@@ -88,7 +88,7 @@ def test_import_in_a_process_of_its_own(script):
     assert result.returncode == 0, result.stderr
     assert "check the latest version" not in result.stdout or script is DEEPCTR_FIRST
     imported = float(re.search(r"imported at ([\d.]+)", result.stdout)[1])
-    assert ended - imported < 10
+    assert ended - imported < 30  # deepctr would wait for the network, without a time-out
 
 
 def sources():

@@ -65,7 +65,8 @@ class FeatureEncoder(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        # Raw dense values may be too large for half precision: x is cast at the end instead.
+        # Raw dense values may be too large for half precision, until a `transform_fn` has scaled
+        # them: the inputs stay as they are, and x is cast at the end.
         super().__init__(autocast=False, **kwargs)
         self.feature_columns = check_columns(feature_columns)
         self.l2_reg = checks.non_negative_float("l2_reg", l2_reg)

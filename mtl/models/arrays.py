@@ -135,6 +135,7 @@ def check_sample_weights(tasks: Sequence[Task], sample_weight: Any, rows: int | 
         elif is_host_array(weight):
             label = f"sample_weight[{task.name!r}]"
             weight = _numbers(label, np.asarray(weight), finite=True).astype("float32", copy=False)
+            _check_shape(label, weight, (1,))
         checked.append(weight)
     return checked if len(tasks) > 1 else checked[0]
 
@@ -246,7 +247,7 @@ def _strings(label: str, array: np.ndarray) -> np.ndarray:
 
 def _check_shape(label: str, array: np.ndarray, *shapes: tuple[int, ...]) -> None:
     allowed = {shape for s in shapes for shape in (s, s[:-1] if s[-1] == 1 else s)}
-    if array.shape[1:] not in allowed:
+    if array.ndim == 0 or array.shape[1:] not in allowed:
         expected = " or ".join(str(("N", *shape)).replace("'", "") for shape in sorted(allowed))
         raise ValueError(f"`{label}` should have shape {expected}. Received: {array.shape}")
 
@@ -255,6 +256,8 @@ def _check_rows(arrays: Mapping[str, Any]) -> None:
     rows = {name: value.shape[0] for name, value in arrays.items() if hasattr(value, "shape")}
     if len(set(rows.values())) > 1:
         raise ValueError(f"`x` should hold arrays of equal length. Received: {rows}")
+    if 0 in rows.values():
+        raise ValueError("`x` should hold at least one row. Received: 0 rows.")
 
 
 def _example(array: np.ndarray) -> str:

@@ -219,11 +219,18 @@ class MultiTaskModel(keras.Model):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the list of predictions for a dict of inputs, which may hold more than needed."""
-        if isinstance(inputs, dict):
-            named = packing.unpack(inputs)
-            # Keras flattens the dict as it is: one key too many would shift every input after it.
-            inputs = {name: named[name] for name in self.input if name in named}
-        return super().__call__(inputs, *args, **kwargs)
+        return super().__call__(self._own_inputs(inputs), *args, **kwargs)
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
+        """Return the predictions; the trainer of JAX comes here without `__call__`."""
+        return super().call(self._own_inputs(inputs), training=training, mask=mask, **kwargs)
+
+    def _own_inputs(self, inputs: Any) -> Any:
+        if not isinstance(inputs, dict):
+            return inputs
+        named = packing.unpack(inputs)
+        # Keras flattens the dict as it is: one key too many would shift every input after it.
+        return {name: named[name] for name in self.input if name in named}
 
     def compute_loss(
         self,
@@ -259,9 +266,13 @@ class MultiTaskModel(keras.Model):
 
         TensorFlow traces a function a second time if its first call created variables.
         """
-        if keras.backend.backend() != "tensorflow" or self.optimizer is None:
+        if keras.backend.backend() != "tensorflow" or not isinstance(x, dict) or y is None:
             return
-        if self.optimizer.built or not isinstance(x, dict) or y is None:
+        import tensorflow as tf
+
+        # Under a distribution strategy Keras creates them by itself, in the strategy's scope.
+        alone = self.distribute_strategy is tf.distribute.get_strategy()
+        if not alone or self.optimizer is None or self.optimizer.built:
             return
         first = keras.tree.map_structure(
             lambda array: None if array is None else array[:1], (x, y, sample_weight)
@@ -297,6 +308,8 @@ class MultiTaskModel(keras.Model):
             return False
         import tensorflow as tf
 
-        return not tf.distribute.has_strategy() and all(
-            layer.supports_jit for layer in self._flatten_layers()
+        return (
+            not tf.distribute.has_strategy()
+            and not tf.config.list_physical_devices("GPU")
+            and all(layer.supports_jit for layer in self.layers)
         )

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from reference import f64
+from numpy_layers import f64
 
 from mtl.features import SparseFeat, VarLenSparseFeat, check_columns, model_inputs
 from mtl.layers import FeatureEncoder

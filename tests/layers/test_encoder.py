@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from encoding import filled, ids, model_of, sequence, step, unknown_rows
-from reference import BACKEND, assert_close, copy_of, draw, f64, total
+from numpy_layers import BACKEND, assert_close, copy_of, draw, f64, total
 
 from mtl.features import DenseFeat, SparseFeat
 from mtl.layers import FeatureEncoder

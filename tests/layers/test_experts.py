@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from reference import assert_close, copy_of, draw, experts, f64, randomize, relu, total, weight
+from numpy_layers import assert_close, copy_of, draw, experts, f64, randomize, relu, total, weight
 
 from mtl.layers import DNN, Experts
 

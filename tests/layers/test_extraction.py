@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from keras import ops
-from reference import assert_close, copy_of, draw, experts, f64, gate, randomize, total
+from numpy_layers import assert_close, copy_of, draw, experts, f64, gate, randomize, total
 
 from mtl.layers import Extraction
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from reference import assert_close, copy_of, draw, f64, gate, randomize, softmax, total, weight
+from numpy_layers import assert_close, copy_of, draw, f64, gate, randomize, softmax, total, weight
 
 from mtl.layers import Gate
 from mtl.layers.gate import mix

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from encoding import filled, ids, sequence
 from keras import ops
-from reference import BACKEND, assert_close
+from numpy_layers import BACKEND, assert_close
 
 from mtl.features import SparseFeat
 from mtl.layers.hashing import hash_ids

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from encoding import filled, ids, model_of, sequence, step, unknown_rows
-from reference import assert_close, f64, softmax
+from numpy_layers import assert_close, f64, softmax
 
 from mtl.features import SparseFeat
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from encoding import filled, ids, sequence
-from reference import assert_close, f64
+from numpy_layers import assert_close, f64
 
 from mtl.features import DenseFeat, SparseFeat
 from mtl.layers import FeatureEncoder, tables

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from reference import (
+from numpy_layers import (
     assert_close,
     copy_of,
     dnn,

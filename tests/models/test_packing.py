@@ -1,0 +1,69 @@
+"""Named columns travel through the data pipeline as a few matrices."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+
+from mtl.models.packing import pack, unpack
+
+packs = pytest.mark.skipif(toy.BACKEND == "jax", reason="named inputs cost JAX nothing")
+
+MIXED: dict[str, Any] = {
+    "b": np.arange(4, dtype="int32"),
+    "dense": np.ones((4, 2), "float32"),
+    "a": np.arange(4, 8, dtype="int32")[:, None],
+    "wide": np.arange(4, dtype="int64") + 2**40,
+    "f": np.linspace(0, 1, 4, dtype="float32"),
+    "sequence": np.ones((4, 3), "int32"),
+    "g": np.full((4, 1), 0.1, "float32"),
+    "words": np.array(["x", "y", "z", ""], dtype=object),
+}
+
+
+@packs
+def test_columns_of_a_dtype_become_one_matrix() -> None:
+    packed = pack(MIXED)
+    shapes = sorted((value.dtype.name, value.shape) for value in packed.values())
+    assert shapes == [
+        ("float32", (4, 2)),  # dense
+        ("float32", (4, 2)),  # f and g
+        ("int32", (4, 2)),  # a and b
+        ("int32", (4, 3)),  # sequence
+        ("int64", (4,)),  # alone of its dtype
+        ("object", (4,)),
+    ]
+
+
+def test_what_is_packed_unpacks() -> None:
+    before = {name: value.copy() for name, value in MIXED.items()}
+    unpacked = unpack(pack(MIXED))
+    assert set(unpacked) == set(MIXED)
+    for name, value in unpacked.items():
+        assert value.dtype == MIXED[name].dtype
+        np.testing.assert_array_equal(value.reshape(4, -1), before[name].reshape(4, -1))
+        np.testing.assert_array_equal(MIXED[name], before[name])  # the user's dict is not touched
+
+
+@pytest.mark.parametrize("x", [{"a": np.arange(3)}, None, [np.arange(3)], {}])
+def test_what_needs_no_packing_stays(x: Any) -> None:
+    packed = pack(x)
+    assert packed is x or packed == x
+
+
+def test_jax_takes_the_names_as_they_are() -> None:
+    if toy.BACKEND == "jax":
+        assert pack(MIXED) is MIXED
+    else:
+        assert pack(MIXED) is not MIXED
+
+
+def test_names_with_odd_characters_and_orders() -> None:
+    names = ["z", "user id", "ü", "packed", "mtl", "a.b", "0"]
+    x = {name: np.full(3, i, "float32") for i, name in enumerate(names)}
+    for order in (names, names[::-1]):
+        unpacked = unpack(pack({name: x[name] for name in order}))
+        assert {name: float(v.reshape(-1)[0]) for name, v in unpacked.items()} == {
+            name: float(i) for i, name in enumerate(names)
+        }
