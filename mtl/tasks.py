@@ -69,8 +69,12 @@ class Task:
 
     @property
     def output_name(self) -> str:
-        """The name made safe for every backend: it names the layer, the output and the logs."""
-        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", self.name)
+        """The name made safe for every backend: it names the layer, the output and the logs.
+
+        Spaces and punctuation become "_", letters beyond ASCII their code point ("点" is "u70b9").
+        """
+        coded = re.sub(r"[^\x00-\x7f]", lambda match: f"u{ord(match[0]):x}", self.name)
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", coded)
         return safe if re.match(r"[A-Za-z0-9]", safe) else f"task{safe}"
 
 

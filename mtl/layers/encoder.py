@@ -138,8 +138,13 @@ class FeatureEncoder(keras.layers.Layer):
             An array of shape `(vocabulary_size, embedding_dim)`, without the unknown row.
 
         Raises:
+            RuntimeError: the layer isn't built.
             ValueError: there is no such embedding.
         """
+        if not self.built:
+            raise RuntimeError(
+                "`FeatureEncoder` should be built before its embeddings are read: call it first."
+            )
         known = []
         for table, weight in zip(self._tables, self._weights, strict=True):
             if embedding_name in table.slices:

@@ -120,10 +120,12 @@ class Experts(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return all experts' outputs."""
-        shared = not isinstance(inputs, (list, tuple))
+        if isinstance(inputs, (list, tuple)):
+            self._check_inputs([tuple(x.shape) for x in inputs])
         if not self.units:
             return self._identity(inputs)
-        x = self._first(inputs) if shared or len(inputs) == 1 else self._first_by_group(inputs)
+        grouped = isinstance(inputs, (list, tuple)) and len(inputs) > 1
+        x = self._first_by_group(inputs) if grouped else self._first(inputs)
         x = self._finish(x, 0, training)
         for depth in range(1, len(self.units)):
             x = ops.einsum("bei,eio->beo", x, self._kernels[depth])

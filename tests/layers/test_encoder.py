@@ -237,3 +237,8 @@ def test_strings_are_hashed_and_the_layer_says_that_xla_cannot():
 def test_invalid_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         FeatureEncoder(**{"feature_columns": [DenseFeat("a")], **arguments})
+
+
+def test_embeddings_of_an_unbuilt_layer_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="should be built before"):
+        FeatureEncoder([SparseFeat("a", 3)]).embeddings("a")

@@ -166,7 +166,6 @@ def test_fit_takes_every_form_and_validation_data() -> None:
     assert {k: v[0] for k, v in logs.items() if k.startswith("val_")} == pytest.approx(
         {f"val_{k}": v for k, v in again.items()}, rel=1e-5
     )
-    model.fit(X, Y, validation_data=(X, Y_FORMS["names"]), **options)
     logs = model.fit(X, Y_FORMS["names"], validation_split=0.25, **options).history
     last = model.evaluate({k: v[30:] for k, v in X.items()}, [y[30:] for y in Y], **options)
     assert logs["val_loss"][0] == pytest.approx(last[0], rel=1e-5)
