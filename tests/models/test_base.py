@@ -113,6 +113,18 @@ def test_the_training_step_is_traced_once() -> None:
     assert len(traced) == 1
 
 
+@tensorflow_only
+def test_variables_are_created_before_training_and_metrics_left_empty() -> None:
+    model = _model()
+    model.compile("adam", metrics=["mae"])
+    model._create_variables(*model._check_data(X, Y))
+    assert model.optimizer.built
+    assert int(model.optimizer.iterations) == 0
+    state = [np.asarray(v) for metric in model.metrics for v in metric.variables]
+    assert len(state) >= 4  # a sum and a count for each task
+    assert not any(v.any() for v in state)
+
+
 def _uncompilable(value: Any) -> Any:
     """Run on the host, which XLA cannot."""
     import tensorflow as tf
