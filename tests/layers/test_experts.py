@@ -42,7 +42,9 @@ def test_kernels_spread_as_a_denses_and_differ():
         limit = 2 * deviation / 0.87962566  # a normal cut at two of its own deviations
         for expert in kernel:
             assert expert.std() == pytest.approx(deviation, rel=0.02)
-            assert 0.99 * limit < np.abs(expert).max() <= limit
+            assert np.abs(expert).max() > 0.99 * limit
+            # On torch Keras draws four times for each value: four misses (4e-6) leave one outside.
+            assert np.quantile(np.abs(expert), 0.9999) <= limit
         for i in range(8):
             for j in range(i):
                 assert abs(np.corrcoef(kernel[i].ravel(), kernel[j].ravel())[0, 1]) < 0.05
