@@ -21,28 +21,35 @@ def non_negative_int(name: str, value: Any) -> int:
     return _int_from(name, value, 0, "a non-negative integer")
 
 
+def number(name: str, value: Any, expected: str) -> float:
+    """Return `value` as a float, or raise TypeError, with `expected` in words, if it is none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` should be {expected}. Received: {value!r}")
+    return float(value)
+
+
 def positive_float(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it is finite and above 0."""
-    number = _number(name, value, "a positive number")
-    if not (number > 0 and math.isfinite(number)):
+    result = number(name, value, "a positive number")
+    if not (result > 0 and math.isfinite(result)):
         raise ValueError(f"`{name}` should be a positive number. Received: {value!r}")
-    return number
+    return result
 
 
 def non_negative_float(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it is finite and at least 0."""
-    number = _number(name, value, "a non-negative number")
-    if not (number >= 0 and math.isfinite(number)):
+    result = number(name, value, "a non-negative number")
+    if not (result >= 0 and math.isfinite(result)):
         raise ValueError(f"`{name}` should be a non-negative number. Received: {value!r}")
-    return number
+    return result
 
 
 def rate(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it lies in [0, 1)."""
-    number = _number(name, value, "a number in [0, 1)")
-    if not 0 <= number < 1:
+    result = number(name, value, "a number in [0, 1)")
+    if not 0 <= result < 1:
         raise ValueError(f"`{name}` should be a number in [0, 1). Received: {value!r}")
-    return number
+    return result
 
 
 def units(name: str, value: Any) -> tuple[int, ...]:
@@ -77,9 +84,3 @@ def _int_from(name: str, value: Any, lowest: int, expected: str) -> int:
     if value < lowest:
         raise ValueError(f"`{name}` should be {expected}. Received: {value!r}")
     return int(value)
-
-
-def _number(name: str, value: Any, expected: str) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` should be {expected}. Received: {value!r}")
-    return float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +26,10 @@ def check_num_samples(value: Any) -> int:
 
 def check_correlation(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it lies in [-1, 1]."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` should be a number in [-1, 1]. Received: {value!r}")
-    if not -1 <= float(value) <= 1:
+    number = checks.number(name, value, "a number in [-1, 1]")
+    if not -1 <= number <= 1:
         raise ValueError(f"`{name}` should be a number in [-1, 1]. Received: {value!r}")
-    return float(value)
+    return number
 
 
 def split_rows(

@@ -62,27 +62,24 @@ class DNN(keras.layers.Layer):
 
     def _block(self, depth: int, width: int) -> list[keras.layers.Layer]:
         common = {"dtype": self.dtype_policy}
-        dense = keras.layers.Dense(
-            width,
-            kernel_initializer=glorot(derive_seed(self.seed, "kernel", depth)),
-            kernel_regularizer=keras.regularizers.L2(self.l2_reg) if self.l2_reg else None,
-            name=f"dense_{depth}",
-            **common,
-        )
-        norm = keras.layers.BatchNormalization(name=f"bn_{depth}", **common)
-        activation = keras.layers.Activation(self.activation, name=f"activation_{depth}", **common)
-        dropout = keras.layers.Dropout(
-            self.dropout,
-            seed=derive_seed(self.seed, "dropout", depth),
-            name=f"dropout_{depth}",
-            **common,
-        )
-        return [
-            dense,
-            *([norm] if self.use_bn else []),
-            activation,
-            *([dropout] if self.dropout else []),
+        block = [
+            keras.layers.Dense(
+                width,
+                kernel_initializer=glorot(derive_seed(self.seed, "kernel", depth)),
+                kernel_regularizer=keras.regularizers.L2(self.l2_reg) if self.l2_reg else None,
+                name=f"dense_{depth}",
+                **common,
+            )
         ]
+        if self.use_bn:
+            block.append(keras.layers.BatchNormalization(name=f"bn_{depth}", **common))
+        block.append(keras.layers.Activation(self.activation, name=f"activation_{depth}", **common))
+        if self.dropout:
+            seed = derive_seed(self.seed, "dropout", depth)
+            block.append(
+                keras.layers.Dropout(self.dropout, seed=seed, name=f"dropout_{depth}", **common)
+            )
+        return block
 
     def build(self, input_shape: Any) -> None:
         """Build every sublayer."""

@@ -95,9 +95,8 @@ class FeatureEncoder(keras.layers.Layer):
         """Return the encoded features."""
         ids = {c.name: _ids(c, inputs[c.name]) for c in self._sparse + self._sequences}
         masks = {c.name: _mask(c, ids[c.name], inputs) for c in self._sequences}
-        spans: dict[
-            str, Any
-        ] = {}  # by feature: its table's looked-up rows (B, n, dim), and where in them
+        # By feature: its table's looked-up rows (B, n, dim), and where among them.
+        spans: dict[str, tuple[Any, int, int]] = {}
         for table, weight in zip(self._tables, self._weights, strict=True):
             rows = _rows(table, [ids[c.name] for c in table.columns])
             looked_up = gather(weight, rows)

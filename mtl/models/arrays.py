@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mtl.features import DenseFeat, VarLenSparseFeat, model_inputs
+from mtl.models.spread import known_entries
 from mtl.tasks import Task
 
 _INT32 = np.iinfo(np.int32)
@@ -116,14 +117,7 @@ def check_sample_weights(tasks: Sequence[Task], sample_weight: Any, rows: int | 
     if sample_weight is None:
         return None
     if isinstance(sample_weight, Mapping):
-        known = {task.name for task in tasks} | {task.output_name for task in tasks}
-        unknown = [key for key in sample_weight if key not in known]
-        if unknown:
-            raise ValueError(
-                f"`sample_weight` should name tasks out of {[task.name for task in tasks]}. "
-                f"Received: {unknown}"
-            )
-        weights = [sample_weight.get(t.name, sample_weight.get(t.output_name)) for t in tasks]
+        weights = known_entries(tasks, "sample_weight", sample_weight)
     elif isinstance(sample_weight, (list, tuple)):
         weights = _in_task_order(tasks, "sample_weight", sample_weight)
     else:

@@ -35,6 +35,7 @@ class MultiTaskModel(keras.Model):
     """
 
     jit_compile: Any  # a property of Keras' trainer
+    _xla_in_training_only = False  # until `compile` decides
 
     # With this signature every Keras version revives, clones and pickles the model by its graph.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -274,10 +275,9 @@ class MultiTaskModel(keras.Model):
         alone = self.distribute_strategy is tf.distribute.get_strategy()
         if not alone or self.optimizer is None or self.optimizer.built:
             return
-        first = keras.tree.map_structure(
+        x, y, sample_weight = keras.tree.map_structure(
             lambda array: None if array is None else array[:1], (x, y, sample_weight)
         )
-        x, y, sample_weight = first
         y_pred = self(x, training=False)
         self.compute_loss(x, y, y_pred, sample_weight, training=False)
         self.compute_metrics(x, y, y_pred, sample_weight)
@@ -296,11 +296,15 @@ class MultiTaskModel(keras.Model):
 
     @contextlib.contextmanager
     def _evaluation_jit(self) -> Iterator[None]:
+        if not self._xla_in_training_only:
+            yield
+            return
         jit_compile: bool = self.jit_compile
-        if getattr(self, "_xla_in_training_only", False):
-            self.jit_compile = False
-        yield
-        self.jit_compile = jit_compile
+        self.jit_compile = False
+        try:
+            yield
+        finally:
+            self.jit_compile = jit_compile
 
     def _xla_on_cpu_pays(self) -> bool:
         """Return whether to compile by XLA where Keras' "auto" would not: TensorFlow on CPU."""

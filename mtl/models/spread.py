@@ -87,7 +87,7 @@ def by_task(tasks: Sequence[Task], values: Any) -> Any:
         None, a list in task order, or a single tensor if there is a single task.
     """
     if isinstance(values, Mapping):
-        values = [values.get(task.name, values.get(task.output_name)) for task in tasks]
+        values = _picked(tasks, values)
     elif isinstance(values, (list, tuple)):
         values = list(values)
     else:
@@ -95,17 +95,38 @@ def by_task(tasks: Sequence[Task], values: Any) -> Any:
     return values if len(tasks) > 1 else values[0]
 
 
+def known_entries(tasks: Sequence[Task], argument: str, values: Mapping[str, Any]) -> list[Any]:
+    """Return a dict's entry per task, None where it has none.
+
+    Args:
+        tasks: the model's tasks.
+        argument: str. Name of the argument, for errors.
+        values: dict by task name or output name.
+
+    Returns:
+        A list in task order.
+
+    Raises:
+        ValueError: the dict names an unknown task.
+    """
+    names = {task.name for task in tasks} | {task.output_name for task in tasks}
+    unknown = [key for key in values if key not in names]
+    if unknown:
+        raise ValueError(
+            f"`{argument}` should name tasks out of {[task.name for task in tasks]}. "
+            f"Received: {unknown}"
+        )
+    return _picked(tasks, values)
+
+
+def _picked(tasks: Sequence[Task], values: Mapping[str, Any]) -> list[Any]:
+    return [values.get(task.name, values.get(task.output_name)) for task in tasks]
+
+
 def _entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any]:
     """Return one entry per task out of a dict by task name or a list."""
     if isinstance(values, Mapping):
-        names = {task.name for task in tasks} | {task.output_name for task in tasks}
-        unknown = [key for key in values if key not in names]
-        if unknown:
-            raise ValueError(
-                f"`{argument}` should name tasks out of {[task.name for task in tasks]}. "
-                f"Received: {unknown}"
-            )
-        return list(by_task([*tasks, tasks[0]], values))[:-1]
+        return known_entries(tasks, argument, values)
     if len(values) == 1:
         return [values[0]] * len(tasks)
     if len(values) != len(tasks):
