@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mtl import checks
+from mtl.names import safe_name
 
 # Activation of the head, default loss and default metric of each task type.
 _TYPES = {
@@ -69,13 +69,8 @@ class Task:
 
     @property
     def output_name(self) -> str:
-        """The name made safe for every backend: it names the layer, the output and the logs.
-
-        Spaces and punctuation become "_", letters beyond ASCII their code point ("点" is "u70b9").
-        """
-        coded = re.sub(r"[^\x00-\x7f]", lambda match: f"u{ord(match[0]):x}", self.name)
-        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", coded)
-        return safe if re.match(r"[A-Za-z0-9]", safe) else f"task{safe}"
+        """The name made safe for every backend: it names the layer, the output and the logs."""
+        return safe_name(self.name, "task")
 
 
 def resolve_tasks(

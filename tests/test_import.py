@@ -21,6 +21,7 @@ TRAINING = {*LAYERS, "losses", "balancing", "metrics", "optimizers"}
 MODELS = {*TRAINING, "models"}
 ALLOWED = {
     "checks": set(),
+    "names": set(),
     "seeds": LEAVES,
     "features": LEAVES,
     "tasks": LEAVES,

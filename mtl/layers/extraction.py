@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from mtl import checks
 from mtl.layers.experts import Experts
@@ -145,6 +146,25 @@ class Extraction(keras.layers.Layer):
                 f"shared one. Received: {len(inputs)} inputs"
             )
         return list(inputs)
+
+    def weights_of_task(self, task: int) -> list[np.ndarray]:
+        """Return the weights of the same layer for one task, without a shared gate.
+
+        Args:
+            task: int. Index of the task.
+
+        Returns:
+            A list of arrays, as `set_weights` of an `Extraction` with `num_tasks=1` takes it: the
+            task's own experts and the shared ones, and the task's gate.
+        """
+        size, count = self.num_experts_specific, self.experts.num_experts
+        kept = [*range(task * size, (task + 1) * size), *range(self.num_tasks * size, count)]
+        weights = []
+        for value in self.experts.get_weights():
+            # The first axis is (experts,), or (experts * units,) in batch normalisation.
+            shape = (len(value) // count * len(kept), *value.shape[1:])
+            weights.append(value.reshape(count, -1)[kept].reshape(shape))
+        return [*weights, *self.gates[task].get_weights()]
 
     def compute_output_shape(self, input_shape: Any) -> list[tuple[int | None, ...]]:
         """Return one `(B, H)` per output."""

@@ -59,7 +59,7 @@ def check_inputs(columns: Iterable[Any], x: Any) -> Any:
             label = f"x[{spec.name!r}]"
             value = np.asarray(value)
             if spec.dtype == "string":
-                value = _strings(label, value)
+                _check_strings(label, value)
             elif spec.name in numbers:
                 value = _numbers(label, value, finite=spec.name not in free).astype(
                     spec.dtype, copy=False
@@ -67,6 +67,8 @@ def check_inputs(columns: Iterable[Any], x: Any) -> Any:
             else:
                 value = _ids(label, value, spec.dtype, spec.name in hashed)
             _check_shape(label, value, spec.shape)
+            if spec.dtype == "string":
+                value = _as_tensor(value)
         arrays[spec.name] = value
     _check_rows(arrays)
     return arrays
@@ -230,13 +232,19 @@ def _fold(wide: np.ndarray) -> np.ndarray:
     return folded.astype("int64")
 
 
-def _strings(label: str, array: np.ndarray) -> np.ndarray:
+def _check_strings(label: str, array: np.ndarray) -> None:
     if array.dtype.kind not in "OUST":
         raise TypeError(f"`{label}` should hold strings. Received: {_example(array)}")
     if array.dtype.kind == "O" and not all(isinstance(v, (str, bytes)) for v in array.flat):
         wrong = next(v for v in array.flat if not isinstance(v, (str, bytes)))
         raise TypeError(f"`{label}` should hold strings. Received: {wrong!r}")
-    return array.astype(object)
+
+
+def _as_tensor(strings: np.ndarray) -> Any:
+    """Return a TensorFlow tensor: of strings in numpy, Keras takes one-dimensional ones only."""
+    import tensorflow as tf
+
+    return tf.constant(strings.astype(object), tf.string)
 
 
 def _check_shape(label: str, array: np.ndarray, *shapes: tuple[int, ...]) -> None:
@@ -250,8 +258,6 @@ def _check_rows(arrays: Mapping[str, Any]) -> None:
     rows = {name: value.shape[0] for name, value in arrays.items() if hasattr(value, "shape")}
     if len(set(rows.values())) > 1:
         raise ValueError(f"`x` should hold arrays of equal length. Received: {rows}")
-    if 0 in rows.values():
-        raise ValueError("`x` should hold at least one row. Received: 0 rows.")
 
 
 def _example(array: np.ndarray) -> str:

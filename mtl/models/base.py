@@ -11,6 +11,7 @@ import keras
 
 from mtl.layers import FeatureEncoder
 from mtl.models import arrays, packing, spread
+from mtl.models.export import check_export, serving_model, serving_signature
 from mtl.tasks import Task
 
 
@@ -200,6 +201,8 @@ class MultiTaskModel(keras.Model):
     ) -> Any:
         """Return a list of arrays `(N, size)`, one per task, or one array for a single task."""
         x = arrays.check_inputs(self.feature_columns, x)
+        if isinstance(x, dict) and not len(next(iter(x.values()))):  # which Keras refuses
+            return super().predict_on_batch(x)
         return super().predict(packing.pack(x), batch_size=batch_size, verbose=verbose, **kwargs)
 
     def train_on_batch(
@@ -217,6 +220,42 @@ class MultiTaskModel(keras.Model):
     def predict_on_batch(self, x: Any) -> Any:
         """Predict one batch; inputs as in `fit`."""
         return super().predict_on_batch(arrays.check_inputs(self.feature_columns, x))
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: Any = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the model in a serving format: inputs by feature name, outputs by task name.
+
+        A name that the formats don't accept is made safe ("hours per week" is `hours_per_week`).
+        A SavedModel takes the dict of features at `serve`, and named tensors at its signature
+        `serving_default`. A LiteRT file with hashed features needs the Flex delegate.
+
+        Args:
+            filepath: str or path. A folder for a SavedModel, a file otherwise.
+            format: str. `"tf_saved_model"` (on TensorFlow and JAX), `"onnx"` or `"litert"` (on
+                TensorFlow), or another of Keras' formats. Defaults to `"tf_saved_model"`.
+            verbose: bool or None. Whether to print what was written. Defaults to Keras' choice.
+            input_signature: list with one dict of `keras.InputSpec` by feature name, or None.
+                Defaults to None: any number of rows.
+            **kwargs: the format's own options of `keras.Model.export`.
+
+        Raises:
+            ImportError: the ONNX converter isn't installed.
+            ValueError: the format can't be made on this backend, or can't hold a hashed feature.
+        """
+        check_export(self.feature_columns, format)
+        serving_model(self).export(
+            filepath,
+            format=format,
+            verbose=verbose,
+            input_signature=input_signature or serving_signature(self),
+            **kwargs,
+        )
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the list of predictions for a dict of inputs, which may hold more than needed."""
@@ -260,6 +299,8 @@ class MultiTaskModel(keras.Model):
         x = arrays.check_inputs(self.feature_columns, x)
         y = arrays.check_labels(self.tasks, y)
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
+        if rows == 0:
+            raise ValueError("`x` should hold at least one row. Received: 0 rows.")
         return x, y, arrays.check_sample_weights(self.tasks, sample_weight, rows)
 
     def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:

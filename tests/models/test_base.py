@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import toy
 
-from mtl.features import DenseFeat, SparseFeat
+from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
 from mtl.models import MMoE, SharedBottom
 from mtl.models.base import MultiTaskModel
 
@@ -89,8 +90,8 @@ def test_one_row_and_no_row() -> None:
     model.compile("adam", **toy.QUICK)
     model.fit(one, [y[:1] for y in Y], verbose=0)
     none = {name: value[:0] for name, value in X.items()}
-    with pytest.raises(ValueError, match=r"`x` should hold at least one row. Received: 0"):
-        model.predict(none, verbose=0)
+    assert [p.shape for p in model.predict(none, verbose=0)] == [(0, 1), (0, 1)]
+    assert [p.shape for p in toy.outputs(model, none)] == [(0, 1), (0, 1)]
     with pytest.raises(ValueError, match=r"`x` should hold at least one row. Received: 0"):
         model.fit(none, [y[:0] for y in Y], verbose=0)
 
@@ -163,6 +164,25 @@ def test_who_is_compiled_by_xla(
     assert refused(lambda: model.fit(X, Y, batch_size=10, verbose=0)) == training_compiles
     assert refused(lambda: model.evaluate(X, Y, batch_size=10, verbose=0)) == evaluation_compiles
     assert refused(lambda: model.predict(X, batch_size=10, verbose=0)) == evaluation_compiles
+
+
+@tensorflow_only
+def test_strings_in_every_form() -> None:
+    import tensorflow as tf
+
+    word = SparseFeat("word", 20, 2, use_hash=True, dtype="string")
+    words = VarLenSparseFeat(SparseFeat("words", 20, 2, use_hash=True, dtype="string"), 2)
+    model = SharedBottom([word, words], num_tasks=1, tower_dnn_units_lists=[[]], seed=3)
+    model.compile("adam", **toy.QUICK)
+    one, two = np.array(["a", "b", "c", "a"]), np.array([["a", "b"], ["c", ""]] * 2)
+    expected = model({"word": tf.constant(one[:, None]), "words": tf.constant(two)})
+    for form in (str, object, bytes):
+        for x in (one, one[:, None]):
+            x = {"word": x.astype(form), "words": two.astype(form)}
+            toy.same([model.predict(x, batch_size=3, verbose=0)], [expected.numpy()])
+            model.evaluate(x, np.ones(4), verbose=0)
+    x = {"word": pd.Series(one), "words": two}
+    model.fit(x, np.ones(4), batch_size=2, validation_split=0.5, verbose=0)
 
 
 @tensorflow_only

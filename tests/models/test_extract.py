@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import reference as ref
 import toy
 
 from mtl.models import extract_task
@@ -33,6 +34,29 @@ def test_the_part_predicts_as_the_whole(whole: Any, index: int) -> None:
         assert towers == set(part.output_names)
     elif index == 0:
         assert towers == {"click"}
+
+
+@pytest.mark.parametrize("use_bn", [False, True])
+@pytest.mark.parametrize(("name", "levels"), [("CGC", {}), ("PLE", {"num_levels": 3})])
+def test_the_last_level_keeps_the_tasks_own_experts(
+    name: str, levels: dict[str, int], use_bn: bool
+) -> None:
+    options = {"num_experts_specific": 2, "num_experts_shared": 3, "expert_dnn_units": (8, 5)}
+    whole = toy.build(name, num_tasks=3, gate_dnn_units=[4], dnn_use_bn=use_bn, **levels, **options)
+    toy.randomize(whole)
+    last = f"extraction_{levels.get('num_levels', 1)}"
+    for k, task in enumerate(whole.task_names):
+        part = extract_task(whole, task)
+        toy.same(toy.outputs(part, X), [toy.outputs(whole, X)[k]], rtol=0, atol=0)
+        level = part.get_layer(last)
+        assert (level.num_tasks, level.experts.num_experts, len(level.gates)) == (1, 2 + 3, 1)
+        kernels = [value for value in ref.weights(part).values() if value.ndim == 3]
+        assert [len(v) for v in kernels][-2:] == [2 + 3] * 2
+        assert all(len(v) == 3 * 2 + 3 for v in kernels[:-2])
+        # Taken apart once more, it stays as it is.
+        again = extract_task(part, task)
+        assert again.count_params() == part.count_params() < whole.count_params()
+        toy.same(toy.outputs(again, X), toy.outputs(part, X), rtol=0, atol=0)
 
 
 def test_an_unknown_task_is_refused(whole: Any) -> None:

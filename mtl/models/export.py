@@ -1,0 +1,71 @@
+"""What a model becomes on its way into a serving format."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import keras
+
+from mtl.names import safe_name
+
+# Where Keras' converters keep the names of inputs and outputs and the free number of rows.
+_BACKENDS = {
+    "tf_saved_model": ("tensorflow", "jax"),
+    "onnx": ("tensorflow",),
+    "litert": ("tensorflow",),
+}
+
+
+def check_export(columns: list[Any], format: Any) -> None:
+    """Refuse what would fail after a long conversion, or write a file that doesn't load.
+
+    Args:
+        columns: the model's feature columns.
+        format: str. As `keras.Model.export` takes it; formats not tested here are left to Keras.
+
+    Raises:
+        ImportError: the ONNX converter isn't installed.
+        ValueError: the format can't be made on this backend, or can't hold a hashed feature.
+    """
+    backend = keras.backend.backend()
+    if backend not in _BACKENDS.get(format, (backend,)):
+        raise ValueError(
+            f"`format={format!r}` should be exported with KERAS_BACKEND=tensorflow: save the model "
+            f"as .keras and load it there. Received: KERAS_BACKEND={backend}"
+        )
+    if format != "onnx":
+        return
+    hashed = [column.name for column in columns if getattr(column, "use_hash", False)]
+    if hashed:
+        raise ValueError(
+            "`format='onnx'` should be used without hashed features: the converter has no such "
+            "operations (map ids with mtl.data.TableEncoder, or export a SavedModel). "
+            f"Received: use_hash=True for {hashed}"
+        )
+    if importlib.util.find_spec("tf2onnx") is None:
+        raise ImportError("`format='onnx'` needs tf2onnx: pip install 'keras-mtl[onnx]'")
+
+
+def serving_model(model: Any) -> Any:
+    """Return a functional model that shares `model`'s layers and gives its outputs by name."""
+    outputs = dict(zip(model.output_names, model.outputs, strict=True))
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def serving_signature(model: Any) -> list[Any]:
+    """Return the inputs' specs, for any number of rows, under names that the formats accept."""
+    names: dict[str, str] = {}
+    # Those that may keep their name come first.
+    for feature in sorted(model.input, key=lambda feature: safe_name(feature, "input") != feature):
+        name = safe_name(feature, "input")
+        while name in names.values():
+            name += "_"
+        names[feature] = name
+    specs = {
+        feature: keras.InputSpec(
+            shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=names[feature]
+        )
+        for feature, tensor in model.input.items()
+    }
+    return [specs]
