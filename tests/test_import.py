@@ -14,7 +14,7 @@ import mtl
 PACKAGE = Path(mtl.__file__).parent
 
 # What each part of mtl may import of it, from the leaves up.
-LEAVES = {"checks", "seeds"}
+LEAVES = {"checks", "names", "seeds"}
 COLUMNS = {*LEAVES, "features", "tasks"}
 LAYERS = {*COLUMNS, "layers"}
 TRAINING = {*LAYERS, "losses", "balancing", "metrics", "optimizers"}

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from mtl import checks
+from mtl.layers.dropout import Dropout
 from mtl.seeds import derive_seed, glorot
 
 
@@ -76,9 +77,7 @@ class DNN(keras.layers.Layer):
         block.append(keras.layers.Activation(self.activation, name=f"activation_{depth}", **common))
         if self.dropout:
             seed = derive_seed(self.seed, "dropout", depth)
-            block.append(
-                keras.layers.Dropout(self.dropout, seed=seed, name=f"dropout_{depth}", **common)
-            )
+            block.append(Dropout(self.dropout, seed=seed, name=f"dropout_{depth}", **common))
         return block
 
     def build(self, input_shape: Any) -> None:
@@ -92,7 +91,7 @@ class DNN(keras.layers.Layer):
         """Apply the layers in turn."""
         x = inputs
         for layer in self._stack:
-            if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Dropout)):
+            if isinstance(layer, (keras.layers.BatchNormalization, Dropout)):
                 x = layer(x, training=training)
             else:
                 x = layer(x)

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from mtl import checks
+from mtl.layers.dropout import Dropout
 from mtl.seeds import derive_seed, glorot
 
 
@@ -75,7 +76,7 @@ class Experts(keras.layers.Layer):
             if self.use_bn
         ]
         self._dropouts = [
-            keras.layers.Dropout(
+            Dropout(
                 self.dropout,
                 seed=derive_seed(self.seed, "dropout", i),
                 dtype=self.dtype_policy,

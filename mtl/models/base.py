@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from mtl.layers import FeatureEncoder
 from mtl.models import arrays, packing, spread
@@ -49,6 +50,8 @@ class MultiTaskModel(keras.Model):
                     f"Received: an output of {layer.name!r}"
                 )
         self.tasks: tuple[Task, ...] = tuple(layer.task for layer in layers)
+        # A loaded model is scaled for half precision as its layers are, whatever the global policy.
+        self.dtype_policy = self._encoder.dtype_policy
 
     @property
     def task_names(self) -> list[str]:
@@ -270,7 +273,14 @@ class MultiTaskModel(keras.Model):
             return inputs
         named = packing.unpack(inputs)
         # Keras flattens the dict as it is: one key too many would shift every input after it.
-        return {name: named[name] for name in self.input if name in named}
+        own = {name: named[name] for name in self.input if name in named}
+        # It takes no arrays beside tensors, and strings come as tensors.
+        return {
+            name: keras.ops.convert_to_tensor(value, self.input[name].dtype)
+            if isinstance(value, np.ndarray)
+            else value
+            for name, value in own.items()
+        }
 
     def compute_loss(
         self,
@@ -292,8 +302,11 @@ class MultiTaskModel(keras.Model):
     @property
     def feature_columns(self) -> list[Any]:
         """The feature columns that the model was built from."""
-        encoder = next(layer for layer in self.layers if isinstance(layer, FeatureEncoder))
-        return list(encoder.feature_columns)
+        return list(self._encoder.feature_columns)
+
+    @property
+    def _encoder(self) -> FeatureEncoder:
+        return next(layer for layer in self.layers if isinstance(layer, FeatureEncoder))
 
     def _check_data(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
         x = arrays.check_inputs(self.feature_columns, x)

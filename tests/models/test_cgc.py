@@ -8,7 +8,7 @@ import toy
 
 @pytest.mark.parametrize(
     ("gate_units", "tasks", "specific", "shared"),
-    [(None, 1, 2, 1), ([4], 2, 1, 3), (None, 3, 2, 2)],
+    [(None, 1, 2, 1), ([4], 2, 1, 3), (None, 5, 2, 2)],
 )
 def test_predictions_follow_the_equation(
     gate_units: list[int] | None, tasks: int, specific: int, shared: int

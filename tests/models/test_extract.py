@@ -47,7 +47,7 @@ def test_the_last_level_keeps_the_tasks_own_experts(
     last = f"extraction_{levels.get('num_levels', 1)}"
     for k, task in enumerate(whole.task_names):
         part = extract_task(whole, task)
-        toy.same(toy.outputs(part, X), [toy.outputs(whole, X)[k]], rtol=0, atol=0)
+        toy.same(toy.outputs(part, X), [toy.outputs(whole, X)[k]])  # to rounding: a smaller matmul
         level = part.get_layer(last)
         assert (level.num_tasks, level.experts.num_experts, len(level.gates)) == (1, 2 + 3, 1)
         kernels = [value for value in ref.weights(part).values() if value.ndim == 3]

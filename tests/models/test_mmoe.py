@@ -7,7 +7,7 @@ import toy
 
 
 @pytest.mark.parametrize(
-    ("gate_units", "tasks", "temperature"), [(None, 1, 1.0), ([4], 2, 0.5), (None, 3, 0.5)]
+    ("gate_units", "tasks", "temperature"), [(None, 1, 1.0), ([4], 2, 0.5), (None, 5, 0.5)]
 )
 def test_predictions_follow_the_equation(
     gate_units: list[int] | None, tasks: int, temperature: float

@@ -6,10 +6,15 @@ import reference as ref
 import toy
 
 
-@pytest.mark.parametrize(("gate_units", "temperature"), [(None, 1.0), ([4], 0.2)])
-def test_predictions_follow_the_equation(gate_units: list[int] | None, temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("gate_units", "tasks", "temperature"), [(None, 1, 1.0), ([4], 2, 0.2), (None, 5, 0.5)]
+)
+def test_predictions_follow_the_equation(
+    gate_units: list[int] | None, tasks: int, temperature: float
+) -> None:
     model = toy.build(
         "MoE",
+        num_tasks=tasks,
         expert_dnn_units=(8, 5),
         gate_dnn_units=gate_units,
         gate_temperature=temperature,
@@ -18,7 +23,7 @@ def test_predictions_follow_the_equation(gate_units: list[int] | None, temperatu
     x, w = toy.features(), ref.weights(model)
     v = ref.encode(model, x)
     z = ref.mix(ref.experts(w, "experts", [v] * 3), ref.gate(w, "gate", v, temperature))
-    expected = [ref.tower(w, name, z) for name in ("task_1", "task_2")]
+    expected = [ref.tower(w, f"task_{k + 1}", z) for k in range(tasks)]
     toy.same(toy.outputs(model, x), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -50,5 +55,5 @@ def test_an_expert_starts_with_the_spread_of_a_dense_layer(name: str) -> None:
     for path, kernel in w.items():
         if "experts/kernel" in path:
             fan_in, fan_out = kernel.shape[1:]
-            # Glorot's uniform distribution; a stacked fan would be √E or E times smaller.
+            # Glorot's distribution; a stacked fan would be √E or E times smaller.
             assert kernel.std() == pytest.approx(np.sqrt(2 / (fan_in + fan_out)), rel=0.1)

@@ -15,6 +15,7 @@ import toy
         (2, 2, 1, 3, [4], 0.5),
         (3, 2, 2, 1, None, 1.0),
         (3, 3, 3, 1, [4], 0.5),
+        (2, 5, 1, 2, None, 1.0),
     ],
 )
 def test_predictions_follow_the_equation(
@@ -69,3 +70,16 @@ def test_tasks_reach_each_other_through_the_shared_path() -> None:
     kernel.assign(value)
     after = toy.outputs(model, x)
     assert all(np.abs(a - b).max() > 1e-6 for a, b in zip(after, before, strict=True))
+
+
+def test_a_task_does_not_see_the_experts_of_another_at_the_last_level() -> None:
+    model = toy.randomize(toy.build("PLE", num_levels=2))
+    x = toy.features()
+    before = toy.outputs(model, x)
+    kernel = next(w for w in model.weights if w.path == "extraction_2/experts/kernel_0")
+    value = np.array(ref.weights(model)[kernel.path])
+    value[:2] += 1  # the experts of task 1
+    kernel.assign(value)
+    after = toy.outputs(model, x)
+    assert np.abs(after[0] - before[0]).max() > 1e-3
+    toy.same(after[1:], before[1:], rtol=0, atol=0)

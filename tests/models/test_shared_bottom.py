@@ -8,12 +8,15 @@ import toy
 from mtl.models import SharedBottom
 
 
-@pytest.mark.parametrize(("units", "use_bn"), [((), False), ((8,), True), ((8, 5), False)])
-def test_predictions_follow_the_equation(units: tuple[int, ...], use_bn: bool) -> None:
-    model = toy.randomize(toy.build("SharedBottom", bottom_dnn_units=units, dnn_use_bn=use_bn))
+@pytest.mark.parametrize(
+    ("tasks", "units", "use_bn"), [(1, (), False), (2, (8,), True), (5, (8, 5), False)]
+)
+def test_predictions_follow_the_equation(tasks: int, units: tuple[int, ...], use_bn: bool) -> None:
+    options = {"num_tasks": tasks, "bottom_dnn_units": units, "dnn_use_bn": use_bn}
+    model = toy.randomize(toy.build("SharedBottom", **options))
     x, w = toy.features(), ref.weights(model)
     h = ref.dnn(w, "bottom", ref.encode(model, x))
-    expected = [ref.tower(w, name, h) for name in ("task_1", "task_2")]
+    expected = [ref.tower(w, f"task_{k + 1}", h) for k in range(tasks)]
     toy.same(toy.outputs(model, x), expected, atol=1e-5, rtol=1e-5)
 
 
