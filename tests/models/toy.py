@@ -9,7 +9,8 @@ import mtl.models
 from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
 
 BACKEND = keras.backend.backend()
-MODELS = [name for name in mtl.models.__all__ if name != "extract_task"]
+_HELPERS = {"extract_task", "from_deepctr"}
+MODELS = [name for name in mtl.models.__all__ if name not in _HELPERS]
 SIZES: dict[str, dict[str, Any]] = {
     "SharedBottom": {"bottom_dnn_units": (8,)},
     "MoE": {"num_experts": 3, "expert_dnn_units": (8,)},
