@@ -15,8 +15,9 @@ def safe_name(name: str, prefix: str) -> str:
         prefix: str. What to put before a name that doesn't start with a letter or digit.
 
     Returns:
-        A name of ASCII letters, digits, ".", "_" and "-"; `name` itself if it is one.
+        A name of ASCII letters, digits, "_" and "-", for torch refuses "."; `name` itself if it
+        is one.
     """
     coded = re.sub(r"[^\x00-\x7f]", lambda match: f"u{ord(match[0]):x}", name)
-    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", coded)
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", coded)
     return safe if re.match(r"[A-Za-z0-9]", safe) else f"{prefix}{safe}"

@@ -92,7 +92,7 @@ def test_invalid_tasks_are_refused(arguments, error, message):
     [
         ("ctr", "ctr"),
         ("task 1", "task_1"),
-        ("a.b-c_d", "a.b-c_d"),
+        ("a.b-c_d", "a_b-c_d"),
         ("click/long", "click_long"),
         ("点击", "u70b9u51fb"),
         ("café", "cafue9"),

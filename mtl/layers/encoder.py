@@ -89,6 +89,8 @@ class FeatureEncoder(keras.layers.Layer):
             )
             for i, table in enumerate(self._tables)
         ]
+        for weight in self._weights:
+            weight.embedding_table = True  # for mtl.optimizers
         self.built = True
 
     def call(self, inputs: dict[str, Any]) -> Any:

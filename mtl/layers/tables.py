@@ -139,6 +139,11 @@ def plan_tables(columns: Sequence[Any]) -> list[Table]:
 def gather(table: Any, rows: Any) -> Any:
     """Return `table[rows]` for rows known to be in range.
 
+    On TensorFlow its gradient is dense, as on the other backends: of the sparse one, which holds a
+    row as often as it was looked up, Keras' Adam would square each part by itself and take steps
+    of up to √k times their size for a row that was looked up k times. An optimizer that sums the
+    parts asks for the sparse one by setting `table.sparse_gradient`.
+
     Args:
         table: Keras variable of shape `(V, dim)`, made with `autocast=False`.
         rows: integer tensor.
@@ -146,9 +151,22 @@ def gather(table: Any, rows: Any) -> Any:
     Returns:
         A tensor of shape `rows.shape + (dim,)`.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    if keras.backend.backend() != "tensorflow":
+        return ops.take(table, rows, axis=0)
+    import tensorflow as tf
 
-        # On the variable itself: keras.ops.take would read the whole table first.
-        return tf.gather(table.value, rows)
-    return ops.take(table, rows, axis=0)
+    # On the variable itself: keras.ops.take would read the whole table first.
+    variable = table.value
+    if getattr(table, "sparse_gradient", False) or not table.trainable:
+        return tf.gather(variable, rows)
+
+    @tf.custom_gradient
+    def lookup(rows: Any) -> Any:
+        def gradient(upstream: Any, variables: Any = None) -> Any:
+            flat = tf.reshape(upstream, (-1, table.shape[1]))
+            dense = tf.math.unsorted_segment_sum(flat, tf.reshape(rows, [-1]), table.shape[0])
+            return None, [dense]
+
+        return tf.gather(variable, rows), gradient
+
+    return lookup(rows)

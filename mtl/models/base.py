@@ -13,6 +13,7 @@ import numpy as np
 from mtl.layers import FeatureEncoder
 from mtl.models import arrays, packing, spread
 from mtl.models.export import check_export, serving_model, serving_signature
+from mtl.optimizers import LazyOptimizer
 from mtl.tasks import Task
 
 
@@ -38,6 +39,7 @@ class MultiTaskModel(keras.Model):
 
     jit_compile: Any  # a property of Keras' trainer
     _xla_in_training_only = False  # until `compile` decides
+    _has_step_variables = False
 
     # With this signature every Keras version revives, clones and pickles the model by its graph.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,6 +118,12 @@ class MultiTaskModel(keras.Model):
                 jit_compile=jit_compile,
                 auto_scale_loss=auto_scale_loss,
             )
+        self._has_step_variables = False
+        lazy = isinstance(getattr(self.optimizer, "inner_optimizer", self.optimizer), LazyOptimizer)
+        for variable in self.trainable_variables:
+            variable.sparse_gradient = False
+        if lazy:  # which asks for sparse gradients, and so comes before the step is traced
+            self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was compiled."""
@@ -327,8 +335,9 @@ class MultiTaskModel(keras.Model):
 
         # Under a distribution strategy Keras creates them by itself, in the strategy's scope.
         alone = self.distribute_strategy is tf.distribute.get_strategy()
-        if not alone or self.optimizer is None or self.optimizer.built:
+        if not alone or self.optimizer is None or self._has_step_variables:
             return
+        self._has_step_variables = True
         x, y, sample_weight = keras.tree.map_structure(
             lambda array: None if array is None else array[:1], (x, y, sample_weight)
         )
