@@ -106,7 +106,9 @@ class Gate(keras.layers.Layer):
         logits = self.logits(self.dnn(inputs, training=training))
         # In half precision a low temperature would overflow, and inf - inf is NaN.
         wide = keras.backend.result_type(self.compute_dtype, "float32")
-        weights = ops.softmax(ops.cast(logits, wide) / self.temperature, axis=-1)
+        logits = ops.cast(logits, wide) / self.temperature
+        # A single expert weighs 1; Keras' softmax of one logit warns.
+        weights = ops.softmax(logits, axis=-1) if self.num_experts > 1 else logits * 0 + 1
         return ops.cast(weights, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

@@ -27,11 +27,14 @@ def pool(vectors: Any, mask: Any, weights: Any, combiner: str, weight_norm: bool
     if weights is not None:
         if weight_norm:
             lowest = ops.full_like(weights, -1e9)
-            weights = ops.softmax(ops.where(valid, weights, lowest), axis=1)
+            weights = ops.where(valid, weights, lowest)
+            # A single step weighs 1; Keras' softmax of one value warns.
+            single = weights.shape[1] == 1
+            weights = ops.ones_like(weights) if single else ops.softmax(weights, axis=1)
         vectors = vectors * ops.cast(weights, vectors.dtype)
     vectors = ops.where(valid, vectors, ops.zeros_like(vectors))
     count = ops.sum(ops.cast(valid, vectors.dtype), axis=1)
-    if combiner == "max":
+    if combiner == "max" and vectors.shape[0] != 0:  # Keras refuses the maximum of no rows
         # Steps that are no part of the sequence must not win over negative values.
         floor = ops.full_like(vectors, -1e30)
         best = ops.max(ops.where(valid, vectors, floor), axis=1)

@@ -229,7 +229,8 @@ def _fold(wide: np.ndarray) -> np.ndarray:
     """Fold 64-bit ids into 32 bits as `mtl.layers.hashing.to_int32` does."""
     low = (wide & 0xFFFFFFFF).astype("uint32").astype("int32")
     folded: np.ndarray = low ^ (wide >> 32).astype("int32")
-    return folded.astype("int64")
+    # 0 would be padding in a sequence; this id hashes as it does, whatever the vocabulary.
+    return np.where(folded == 0, 2126943072, folded).astype("int64")
 
 
 def _check_strings(label: str, array: np.ndarray) -> None:

@@ -1,0 +1,132 @@
+"""Keras' own test of a layer, as its layers are tested."""
+
+import keras
+import numpy as np
+import pytest
+from encoding import sequence
+from keras.src.testing import TestCase
+from numpy_layers import BACKEND
+
+import mtl.layers
+from mtl.features import DenseFeat, SparseFeat
+from mtl.layers import FeatureEncoder
+
+FULL = {"l2_reg": 0.1, "dropout": 0.3, "use_bn": True, "seed": 1}
+EXTRACTION = {"num_tasks": 2, "num_experts_specific": 1, "num_experts_shared": 2, "units": [4]}
+COLUMNS = [
+    SparseFeat("user", 5, 2),
+    SparseFeat("frozen", 5, 2, trainable=False),
+    SparseFeat("page", 9, 3, use_hash=True),
+    sequence("clicks", 6, 3, combiner="max", length_name="length", weight_name="weight"),
+    DenseFeat("age", 2),
+]
+FEATURES = {
+    "user": np.array([[0], [7]], "int32"),
+    "frozen": np.array([[1], [-1]], "int32"),
+    "page": np.array([[3], [77]], "int32"),
+    "clicks": np.array([[1, 2, 0], [5, 6, 7]], "int32"),
+    "length": np.array([[2], [0]], "int32"),
+    "weight": np.array([[[1], [2], [3]], [[4], [5], [6]]], "float32"),
+    "age": np.array([[0.5, 1], [2, 3]], "float32"),
+}
+
+
+@keras.saving.register_keras_serializable(package="test_keras_harness")
+class Encoder(FeatureEncoder):
+    """FeatureEncoder with the dict of features as an argument named `inputs`.
+
+    The harness spreads a dict over the arguments of `build` and `call`, one for each key. A layer
+    whose single argument is a dict is beyond it, but for its data in another dict. Its training
+    check then hands over that outer dict as it is.
+    """
+
+    def build(self, inputs):
+        super().build(inputs)
+
+    def call(self, inputs):
+        return super().call(inputs.get("inputs", inputs))
+
+    def compute_output_spec(self, inputs):
+        return super().compute_output_spec(inputs.get("inputs", inputs))
+
+
+def expected(trainable, shape, *, fixed=0, dropouts=0, losses=0):
+    """Return the harness's arguments: numbers of weights, fixed ones and generators."""
+    return {
+        "expected_num_trainable_weights": trainable,
+        "expected_num_non_trainable_weights": fixed,
+        "expected_num_non_trainable_variables": fixed + dropouts,
+        "expected_num_seed_generators": dropouts,
+        "expected_num_losses": losses,
+        "expected_output_shape": shape,
+        "expected_output_dtype": keras.tree.map_shape_structure(lambda _: "float32", shape),
+        # On TensorFlow the harness hands outputs to tf.data, which takes no lists.
+        "run_training_check": trainable > 0
+        and not (BACKEND == "tensorflow" and type(shape) is list),
+    }
+
+
+ONE = {"input_shape": (2, 5)}
+THREE = {"input_shape": ((2, 5),) * 3}
+
+# By layer: its arguments, its inputs, and what the harness should count.
+CASES = {
+    "DNN": [
+        ({"units": ()}, ONE, expected(0, (2, 5))),
+        ({"units": [4, 4], **FULL}, ONE, expected(8, (2, 4), fixed=4, dropouts=2, losses=2)),
+    ],
+    "Experts": [
+        ({"num_experts": 2, "units": []}, ONE, expected(0, (2, 2, 5))),
+        (
+            {"num_experts": [2, 1, 1], "units": [4, 4], **FULL},
+            THREE,
+            expected(8, (2, 4, 4), fixed=4, dropouts=2, losses=2),
+        ),
+    ],
+    "Extraction": [
+        (
+            {**EXTRACTION, "shared_gate": True, "gate_units": [4], **FULL},
+            THREE,
+            # Experts: kernel, bias, gamma, beta; each of three gates those and its logits.
+            expected(4 + 3 * 5, [(2, 4)] * 3, fixed=2 + 3 * 2, dropouts=1 + 3, losses=1 + 3),
+        ),
+    ],
+    "FeatureEncoder": [
+        (
+            {"feature_columns": COLUMNS, "l2_reg": 0.1, "seed": 1},
+            {"input_data": {"inputs": FEATURES}},
+            expected(2, (2, 2 + 2 + 3 + 2 + 2), fixed=1, losses=2),
+        ),
+    ],
+    "Gate": [
+        (
+            {"num_experts": 4, "units": [4], "temperature": 0.5, **FULL},
+            ONE,
+            expected(5, (2, 4), fixed=2, dropouts=1, losses=1),
+        ),
+    ],
+    "Tower": [
+        ({}, ONE, expected(2, (2, 1))),
+        (
+            {"units": [4], "task_type": "multiclass", "num_outputs": 3, **FULL},
+            ONE,
+            expected(6, (2, 3), fixed=2, dropouts=1, losses=1),
+        ),
+    ],
+}
+TYPES = {"FeatureEncoder": Encoder}
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")  # by the harness
+@pytest.mark.parametrize("name", mtl.layers.__all__)
+def test_the_harness_of_keras_passes(name):
+    if name not in CASES:
+        pytest.fail(f"CASES in {__file__} should hold a case of mtl.layers.{name}")
+    for arguments, inputs, counts in CASES[name]:
+        TestCase().run_layer_test(
+            TYPES.get(name, getattr(mtl.layers, name)),
+            init_kwargs=arguments,
+            **inputs,
+            **counts,
+            supports_masking=False,
+        )
