@@ -84,3 +84,20 @@ def test_your_own_dataframe():
     output = run("your_own_dataframe.py")
     assert "Atlantis" in output
     assert "predicted_spent" in output
+
+
+def test_benchmark_vocabulary_prints_a_table_and_writes_json(tmp_path):
+    output = run(
+        "benchmark_vocabulary.py", "--vocabularies", 50, 100, "--contenders",
+        "LazyAdam, TensorFlow", "DeepCTR, TensorFlow", "--repeats", 1, "--seconds", 0.01,
+        "--json", tmp_path / "results.json",
+    )  # fmt: skip
+    assert "no result" not in output
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [(r["contender"], r["vocabulary"]) for r in results] == [
+        ("LazyAdam, TensorFlow", 50),
+        ("DeepCTR, TensorFlow", 50),
+        ("LazyAdam, TensorFlow", 100),
+        ("DeepCTR, TensorFlow", 100),
+    ]
+    assert all(r["ms"] > 0 and r["peak_mib"] > 0 for r in results)

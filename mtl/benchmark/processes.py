@@ -1,0 +1,57 @@
+"""Measurements that each run in a process of their own, in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_MARK = "measured: "
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a Python script that calls `report`, and return what it reported.
+
+    Args:
+        command: list of str. The script's path and its arguments.
+        environment: dict of environment variables to set, such as KERAS_BACKEND.
+
+    Returns:
+        The reported dict; or `{"error": …}` with the last line of the script's messages, e.g.
+        where memory was not enough.
+    """
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith(_MARK):
+            return dict(json.loads(line.removeprefix(_MARK)))
+    messages = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return {"error": messages[-1]}
+
+
+def report(**values: Any) -> None:
+    """Print what this process measured, with its peak memory, for `measure` to read."""
+    print(_MARK + json.dumps({**values, "peak_mib": peak_mib()}), flush=True)
+
+
+def peak_mib() -> float:
+    """Return the peak of this process' resident memory, in MiB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+def in_turns(cases: Sequence[Any], repeats: int) -> Iterable[tuple[int, Any]]:
+    """Yield `(repeat, case)`, A B A B: what slows the machine for a while slows them all."""
+    for repeat in range(repeats):
+        for case in cases:
+            yield repeat, case
