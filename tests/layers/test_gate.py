@@ -34,6 +34,7 @@ def test_dnn_then_softmax(units, temperature):
     assert layer.compute_output_shape((None, 5)) == (None, 4)
     assert_close(weights, gate(layer, x.astype("float64")))
     assert_close(ops.sum(weights, axis=-1), np.ones(6))
+    assert (f64(weights) > 0).all()
 
 
 @pytest.mark.parametrize("units", [None, [3]])
