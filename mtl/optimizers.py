@@ -286,7 +286,8 @@ def _speakers(table: Any) -> Any:
             "Lazy optimizers should be used on one device. "
             f"Received: a distribution strategy of {replicas} replicas"
         )
-    return tf.Variable(tf.zeros(table.shape[0], "int32"), trainable=False)
+    with tf.init_scope():  # out of a step that is being traced
+        return tf.Variable(tf.zeros(table.shape[0], "int32"), trainable=False)
 
 
 def _tensorflow_variable(variable: Any) -> Any:

@@ -213,9 +213,13 @@ def test_the_optimizer_of_a_compiled_model_may_change() -> None:
     trained, weights = model(), []
     for make in (LazyAdam, keras.optimizers.Adam, LazyAdam):
         trained.set_weights(model().get_weights())
-        trained.compile(make(0.01), **QUICK)
+        optimizer = make(0.01)
+        trained.compile(optimizer, **QUICK)
+        trained.compile(optimizer, metrics=["mae"], **QUICK)
         trained.fit(*data(), batch_size=60, shuffle=False, verbose=0)
         weights.append(trained.get_weights())
+        if TENSORFLOW:
+            assert trained.trainable_variables[0].sparse_gradient == (make is LazyAdam)
     same(weights[1], weights[0])
     same(weights[2], weights[0])
 
@@ -250,12 +254,13 @@ def test_mixed_precision(policy: str, request: pytest.FixtureRequest) -> None:
 
 
 @tensorflow_only
-def test_a_table_of_keras_is_a_table() -> None:
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_table_of_keras_is_a_table(run_eagerly: bool) -> None:
     inputs = keras.Input((2,), dtype="int32")
     embedding = keras.layers.Embedding(6, 3)
     outputs = keras.layers.Dense(1)(keras.layers.Flatten()(embedding(inputs)))
     trained = keras.Model(inputs, outputs)
-    trained.compile(LazyAdam(0.1), "mse", run_eagerly=True)
+    trained.compile(LazyAdam(0.1), "mse", run_eagerly=run_eagerly)
     for x in ([[1, 2], [2, 4]], [[1, 1], [1, 1]]):
         before = embedding.get_weights()[0]
         trained.train_on_batch(np.array(x), np.ones((2, 1)))

@@ -121,8 +121,8 @@ class MultiTaskModel(keras.Model):
         self._has_step_variables = False
         lazy = isinstance(getattr(self.optimizer, "inner_optimizer", self.optimizer), LazyOptimizer)
         for variable in self.trainable_variables:
-            variable.sparse_gradient = False
-        if lazy:  # which asks for sparse gradients, and so comes before the step is traced
+            variable.sparse_gradient = lazy
+        if lazy:  # its variables are needed when the step is traced
             self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
