@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import keras
@@ -42,20 +45,10 @@ class LazyOptimizer(keras.optimizers.Optimizer):
             [self._add_state(v, name, squares) for name, squares in self._state_names.items()]
             for v in variables
         ]
-        self._lookups: dict[int, Any] = {}
-        self._speakers = [None] * len(variables)
-        tables = [v for v in variables if is_table(v)]
-        if keras.backend.backend() == "tensorflow":
-            self._speakers = [_speakers(v) if is_table(v) else None for v in variables]
-            for table in tables:
-                table.sparse_gradient = True
-        elif tables:
-            warnings.warn(
-                f"On {keras.backend.backend()}, {type(self).__name__} leaves the rows that a batch "
-                "doesn't look up as they are, but a step still costs time in proportion to the "
-                "vocabulary. On TensorFlow it doesn't.",
-                stacklevel=2,
-            )
+        self._looked_up: dict[int, Any] = {}
+        self._speakers = [self._add_speakers(v) if is_table(v) else None for v in variables]
+        for table in filter(is_table, variables):
+            table.sparse_gradient = True
 
     def _add_state(self, variable: Any, name: str, squares: bool) -> Any:
         by_row = self.row_wise and squares and is_table(variable)
@@ -66,32 +59,43 @@ class LazyOptimizer(keras.optimizers.Optimizer):
             name=f"{variable.path.replace('/', '_')}_{name}",
         )
 
+    def _add_speakers(self, table: Any) -> Any:
+        if keras.backend.backend() == "torch":  # which has gradients of whole tables only
+            return None
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            if replicas > 1:
+                raise ValueError(
+                    "Lazy optimizers should be used on one device. "
+                    f"Received: a distribution strategy of {replicas} replicas"
+                )
+        return self.add_variable(table.shape[:1], initializer="zeros", dtype="int32")
+
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         """Update the variables by their gradients."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
-            pairs = zip(grads, trainable_variables, strict=True)
-            grads = [self._sum_lookups(gradient, variable) for gradient, variable in pairs]
-        super().apply(grads, trainable_variables)
+        known = self._trainable_variables if trainable_variables is None else trainable_variables
+        pairs = zip(grads, known, strict=True)
+        super().apply([self._sum_lookups(*pair) for pair in pairs], trainable_variables)
 
     def _sum_lookups(self, gradient: Any, variable: Any) -> Any:
         """Return, for a table, gradients `(lookups, dim)`: each row's sum at its speaker, else 0.
 
         Clipping so sees the norms that it would see in the dense gradient.
         """
-        index = self._get_variable_index(variable)
-        speakers = self._speakers[index]
-        if speakers is None or not hasattr(gradient, "indices"):
+        rows, values = _lookups(gradient, variable)
+        if rows is None:
             return gradient
-        import tensorflow as tf
-
-        rows = tf.cast(gradient.indices, "int32")
-        count = tf.shape(rows)[0]
-        speakers.scatter_update(tf.IndexedSlices(tf.range(count), rows))
-        speaker = tf.gather(speakers, rows)
-        self._lookups[index] = rows, speaker
-        return tf.math.unsorted_segment_sum(gradient.values, speaker, count)
+        index = self._get_variable_index(variable)
+        count = values.shape[0] if values.shape[0] is not None else ops.shape(values)[0]
+        _write(self._speakers[index], rows, ops.arange(count, dtype="int32"))
+        speaker = _read(self._speakers[index], rows)
+        self._looked_up[index] = rows, speaker
+        return ops.segment_sum(values, speaker, num_segments=count)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable: a table by the rows that were looked up, others as a whole."""
@@ -99,21 +103,19 @@ class LazyOptimizer(keras.optimizers.Optimizer):
         variables = [variable, *self._states[index]]
         gradient = ops.cast(gradient, variable.dtype)
         lr = ops.cast(learning_rate, variable.dtype)
-        if index in self._lookups:
-            import tensorflow as tf
-
-            rows, speaker = self._lookups.pop(index)
-            tensors = [_tensorflow_variable(v) for v in variables]
-            value, *state = (tf.gather(v, rows) for v in tensors)
+        if index in self._looked_up:
+            rows, speaker = self._looked_up.pop(index)
+            value, *state = (_read(v, rows) for v in variables)
             value = self._decayed(variable, value, lr)
-            updated = self._update(tf.gather(gradient, speaker), value, state, lr)
-            for v, new in zip(tensors, updated, strict=True):
+            updated = self._update(ops.take(gradient, speaker, axis=0), value, state, lr)
+            for v, new in zip(variables, updated, strict=True):
                 # A row that was looked up twice is written twice, with equal values.
-                v.scatter_update(tf.IndexedSlices(new, rows))
+                _write(v, rows, new)
             return
         value, *state = old = [ops.convert_to_tensor(v) for v in variables]
         lazy = is_table(self._trainable_variables[index])
         if lazy:
+            self._warn_of_dense_gradient()
             value = self._decayed(variable, value, lr)
         updated = self._update(gradient, value, state, lr)
         if lazy:
@@ -121,6 +123,14 @@ class LazyOptimizer(keras.optimizers.Optimizer):
             updated = [ops.where(touched, a, b) for a, b in zip(updated, old, strict=True)]
         for v, new in zip(variables, updated, strict=True):
             self.assign(v, new)
+
+    def _warn_of_dense_gradient(self) -> None:
+        warnings.warn(
+            f"{type(self).__name__} received the gradient of a whole embedding table: rows that "
+            "the batch didn't look up stay as they are, but the step costs time in proportion to "
+            f"the vocabulary (as everywhere on PyTorch). Backend: {keras.backend.backend()}",
+            stacklevel=2,
+        )
 
     def _decayed(self, variable: Any, value: Any, lr: Any) -> Any:
         if self.weight_decay is None or not self._use_weight_decay(variable):
@@ -142,6 +152,24 @@ class LazyOptimizer(keras.optimizers.Optimizer):
     def _update(self, gradient: Any, value: Any, state: list[Any], lr: Any) -> list[Any]:
         """Return the new value and state."""
         raise NotImplementedError
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state; who speaks for a row in some batch is none."""
+        for i, variable in enumerate(self._saved_variables):
+            store[str(i)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the state."""
+        if len(store.keys()) != len(self._saved_variables):
+            super().load_own_variables(store)  # which warns
+            return
+        for i, variable in enumerate(self._saved_variables):
+            variable.assign(store[str(i)])
+
+    @property
+    def _saved_variables(self) -> list[Any]:
+        scratch = {id(v) for v in self._speakers} if self.built else set()
+        return [v for v in self.variables if id(v) not in scratch]
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -276,18 +304,52 @@ def is_table(variable: Any) -> bool:
     return bool(marked) or variable.path.endswith("/embeddings")
 
 
-def _speakers(table: Any) -> Any:
-    """Return the vector of speakers, which is no optimizer variable: it is no state."""
-    import tensorflow as tf
+_rows: ContextVar[Mapping[int, Any]] = ContextVar("rows", default=MappingProxyType({}))
 
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas > 1:
-        raise ValueError(
-            "Lazy optimizers should be used on one device. "
-            f"Received: a distribution strategy of {replicas} replicas"
-        )
-    with tf.init_scope():  # out of a step that is being traced
-        return tf.Variable(tf.zeros(table.shape[0], "int32"), trainable=False)
+
+@contextmanager
+def rows_of_gradients(rows: Mapping[int, Any]) -> Iterator[None]:
+    """Say that some gradients are `(lookups, dim)`, and of which rows of their tables.
+
+    Args:
+        rows: dict from `id` of a table to an integer tensor `(lookups,)`.
+    """
+    token = _rows.set(rows)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+def _lookups(gradient: Any, variable: Any) -> tuple[Any, Any]:
+    """Return the rows that a gradient is of, and its values; or None and None: of all."""
+    if id(variable) in _rows.get():
+        return _rows.get()[id(variable)], gradient
+    if keras.backend.backend() == "tensorflow" and is_table(variable):
+        import tensorflow as tf
+
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.cast(gradient.indices, "int32"), gradient.values
+    return None, None
+
+
+def _read(variable: Any, rows: Any) -> Any:
+    """Return some rows of a variable, without a copy of the others."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(_tensorflow_variable(variable), rows)
+    return ops.take(variable, rows, axis=0)
+
+
+def _write(variable: Any, rows: Any, values: Any) -> None:
+    """Write some rows of a variable, in place."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        _tensorflow_variable(variable).scatter_update(tf.IndexedSlices(values, rows))
+    else:
+        variable.assign(variable.value.at[rows].set(values))
 
 
 def _tensorflow_variable(variable: Any) -> Any:

@@ -93,13 +93,18 @@ class FeatureEncoder(keras.layers.Layer):
             weight.embedding_table = True  # for mtl.optimizers
         self.built = True
 
+    @property
+    def tables(self) -> list[tuple[Table, Any]]:
+        """The embedding tables: what each one holds, and its weights."""
+        return list(zip(self._tables, self._weights, strict=True))
+
     def call(self, inputs: dict[str, Any]) -> Any:
         """Return the encoded features."""
         ids = {c.name: _ids(c, inputs[c.name]) for c in self._sparse + self._sequences}
         masks = {c.name: _mask(c, ids[c.name], inputs) for c in self._sequences}
         # By feature: its table's looked-up rows (B, n, dim), and where among them.
         spans: dict[str, tuple[Any, int, int]] = {}
-        for table, weight in zip(self._tables, self._weights, strict=True):
+        for table, weight in self.tables:
             rows = _rows(table, [ids[c.name] for c in table.columns])
             looked_up = gather(weight, rows)
             if self.l2_reg and table.trainable:
@@ -147,7 +152,7 @@ class FeatureEncoder(keras.layers.Layer):
                 "`FeatureEncoder` should be built before its embeddings are read: call it first."
             )
         known = []
-        for table, weight in zip(self._tables, self._weights, strict=True):
+        for table, weight in self.tables:
             if embedding_name in table.slices:
                 part = table.slices[embedding_name]
                 rows = keras.ops.convert_to_numpy(weight.value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -57,6 +59,11 @@ class Table:
         """Where each feature stands among the ids that are looked up together."""
         stops = np.cumsum([_length(column) for column in self.columns]).tolist()
         return list(zip([0, *stops[:-1]], stops, strict=True))
+
+    @property
+    def width(self) -> int:
+        """Number of positions that are looked up together."""
+        return int(self.spans[-1][1])
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -136,6 +143,30 @@ def plan_tables(columns: Sequence[Any]) -> list[Table]:
     return list(tables.values())
 
 
+# Inside `lookups_apart`: what is added to each table's lookups, and the rows looked up.
+_apart: ContextVar[tuple[Mapping[int, Any], dict[int, Any]] | None] = ContextVar(
+    "apart", default=None
+)
+
+
+@contextmanager
+def lookups_apart(added: Mapping[int, Any]) -> Iterator[dict[int, Any]]:
+    """Let `gather` add to what it looks up, so that this can be differentiated by itself.
+
+    Args:
+        added: dict from `id` of a table to a tensor of the lookups' shape.
+
+    Yields:
+        A dict from `id` of a table to the rows that were looked up, filled by `gather`.
+    """
+    rows: dict[int, Any] = {}
+    token = _apart.set((added, rows))
+    try:
+        yield rows
+    finally:
+        _apart.reset(token)
+
+
 def gather(table: Any, rows: Any) -> Any:
     """Return `table[rows]` for rows known to be in range.
 
@@ -152,7 +183,12 @@ def gather(table: Any, rows: Any) -> Any:
         A tensor of shape `rows.shape + (dim,)`.
     """
     if keras.backend.backend() != "tensorflow":
-        return ops.take(table, rows, axis=0)
+        looked_up = ops.take(table, rows, axis=0)
+        added, seen = _apart.get() or ({}, {})
+        if id(table) not in added:
+            return looked_up
+        seen[id(table)] = rows
+        return looked_up + added[id(table)]
     import tensorflow as tf
 
     # On the variable itself: keras.ops.take would read the whole table first.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,6 +11,7 @@ import numpy as np
 from mtl.layers import FeatureEncoder
 from mtl.models import arrays, packing, spread
 from mtl.models.export import check_export, serving_model, serving_signature
+from mtl.models.steps import FullBatchesByXLA, lazy_jax_step
 from mtl.optimizers import LazyOptimizer
 from mtl.tasks import Task
 
@@ -38,8 +37,10 @@ class MultiTaskModel(keras.Model):
     """
 
     jit_compile: Any  # a property of Keras' trainer
-    _xla_in_training_only = False  # until `compile` decides
+    _full_batches_by_xla = False  # until `compile` decides
+    _step: Any = None
     _has_step_variables = False
+    _lazy = False
 
     # With this signature every Keras version revives, clones and pickles the model by its graph.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,7 +54,7 @@ class MultiTaskModel(keras.Model):
                 )
         self.tasks: tuple[Task, ...] = tuple(layer.task for layer in layers)
         # A loaded model is scaled for half precision as its layers are, whatever the global policy.
-        self.dtype_policy = self._encoder.dtype_policy
+        self.dtype_policy = self.encoder.dtype_policy
 
     @property
     def task_names(self) -> list[str]:
@@ -94,32 +95,29 @@ class MultiTaskModel(keras.Model):
         Raises:
             ValueError: a dict names an unknown task, or a list has not one entry per task.
         """
+        super().compile(
+            optimizer=optimizer,
+            loss=spread.spread_losses(self.tasks, loss),
+            loss_weights=spread.spread_loss_weights(self.tasks, loss_weights),
+            metrics=spread.spread_metrics(self.tasks, "metrics", metrics),
+            weighted_metrics=spread.spread_metrics(
+                self.tasks, "weighted_metrics", weighted_metrics
+            ),
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+        self._has_step_variables = False
+        self._step = None
         # Keras' "auto" never means XLA on TensorFlow's CPU, where it doubles the speed of stacked
         # experts in training. Evaluation and prediction stay without it: each length of the last
         # batch would be compiled anew, for seconds, to save milliseconds.
-        self._xla_in_training_only = (
+        self._full_batches_by_xla = (
             jit_compile == "auto" and not run_eagerly and self._xla_on_cpu_pays()
         )
-        if self._xla_in_training_only:
-            jit_compile = True
-        with warnings.catch_warnings():
-            # Keras falls back by itself where determinism rules XLA out; nobody asked for XLA.
-            warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`")
-            super().compile(
-                optimizer=optimizer,
-                loss=spread.spread_losses(self.tasks, loss),
-                loss_weights=spread.spread_loss_weights(self.tasks, loss_weights),
-                metrics=spread.spread_metrics(self.tasks, "metrics", metrics),
-                weighted_metrics=spread.spread_metrics(
-                    self.tasks, "weighted_metrics", weighted_metrics
-                ),
-                run_eagerly=run_eagerly,
-                steps_per_execution=steps_per_execution,
-                jit_compile=jit_compile,
-                auto_scale_loss=auto_scale_loss,
-            )
-        self._has_step_variables = False
         lazy = isinstance(getattr(self.optimizer, "inner_optimizer", self.optimizer), LazyOptimizer)
+        self._lazy = lazy
         for variable in self.trainable_variables:
             variable.sparse_gradient = lazy
         if lazy:  # its variables are needed when the step is traced
@@ -175,6 +173,8 @@ class MultiTaskModel(keras.Model):
             x_val, *rest = self._check_data(*validation_data)
             validation_data = (packing.pack(x_val), *rest)
         self._create_variables(x, y, sample_weight)
+        if self._step is not None:
+            self._step.start()
         return super().fit(
             x=packing.pack(x),
             y=y,
@@ -310,10 +310,11 @@ class MultiTaskModel(keras.Model):
     @property
     def feature_columns(self) -> list[Any]:
         """The feature columns that the model was built from."""
-        return list(self._encoder.feature_columns)
+        return list(self.encoder.feature_columns)
 
     @property
-    def _encoder(self) -> FeatureEncoder:
+    def encoder(self) -> FeatureEncoder:
+        """The layer that turns the features into one vector."""
         return next(layer for layer in self.layers if isinstance(layer, FeatureEncoder))
 
     def _check_data(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
@@ -347,27 +348,19 @@ class MultiTaskModel(keras.Model):
         self.reset_metrics()
         self.optimizer.build(self.trainable_variables)
 
-    def make_test_function(self, force: bool = False) -> Any:
-        """Make the function that evaluates a batch."""
-        with self._evaluation_jit():
-            return super().make_test_function(force)
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the function that trains on a batch."""
+        if self._full_batches_by_xla and (force or self._step is None):
+            self._step = FullBatchesByXLA(super().train_step)
+        return super().make_train_function(force)
 
-    def make_predict_function(self, force: bool = False) -> Any:
-        """Make the function that predicts a batch."""
-        with self._evaluation_jit():
-            return super().make_predict_function(force)
-
-    @contextlib.contextmanager
-    def _evaluation_jit(self) -> Iterator[None]:
-        if not self._xla_in_training_only:
-            yield
-            return
-        jit_compile: bool = self.jit_compile
-        self.jit_compile = False
-        try:
-            yield
-        finally:
-            self.jit_compile = jit_compile
+    def train_step(self, *args: Any) -> Any:
+        """Run one training step; Keras' trainers call it, each with its own arguments."""
+        if self._step is not None:
+            return self._step(*args)
+        if self._lazy and keras.backend.backend() == "jax":
+            return lazy_jax_step(self, *args)
+        return super().train_step(*args)
 
     def _xla_on_cpu_pays(self) -> bool:
         """Return whether to compile by XLA where Keras' "auto" would not: TensorFlow on CPU."""
@@ -375,8 +368,12 @@ class MultiTaskModel(keras.Model):
             return False
         import tensorflow as tf
 
-        return (
-            not tf.distribute.has_strategy()
-            and not tf.config.list_physical_devices("GPU")
-            and all(layer.supports_jit for layer in self.layers)
-        )
+        if tf.distribute.has_strategy() or tf.config.list_physical_devices("GPU"):
+            return False
+        with warnings.catch_warnings():
+            # Keras refuses where strings or determinism rule XLA out; nobody asked for XLA.
+            warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`")
+            self.jit_compile = True
+        supported: bool = self.jit_compile
+        self.jit_compile = False
+        return supported

@@ -291,7 +291,7 @@ class _Reader:
 def _set_embeddings(target: Any, columns: list[Any], parts: dict[str, _Part]) -> None:
     encoder = next(layer for layer in target.layers if isinstance(layer, FeatureEncoder))
     embeddings = {getattr(c, "embedding_name", ""): parts[c.name].embedding for c in columns}
-    for table, weight in zip(encoder._tables, encoder._weights, strict=True):
+    for table, weight in encoder.tables:
         rows = np.zeros(table.shape, weight.dtype)  # the unknown rows stay so
         for part in table.slices.values():
             embedding = _array(embeddings[part.embedding_name].embeddings)
