@@ -1,23 +1,42 @@
 """Feature columns: what the inputs of a model are.
 
-The three column classes are DeepCTR's own, so that its users' columns work here unchanged and
-ours work there. This is the only module that imports deepctr.
+The three column classes are DeepCTR's, so that its users' columns work here unchanged. On
+TensorFlow they are its very classes, and ours work in its models. This is the only module that
+touches deepctr.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
+from collections import namedtuple
 from collections.abc import Iterable
-from types import ModuleType
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import keras
 
 from mtl import checks
 
+_MODULE = "deepctr.feature_column"
+_NAMES = ("SparseFeat", "VarLenSparseFeat", "DenseFeat")
+
 
 def _import_columns() -> Any:
+    """Return what holds DeepCTR's column classes.
+
+    Importing deepctr imports TensorFlow, which other backends have no use for: it takes longer
+    than the rest of the imports, and DeepCTR's models don't run on them.
+    """
+    if keras.backend.backend() == "tensorflow" or "deepctr" in sys.modules:
+        return _import_deepctr()
+    return _define_columns()
+
+
+def _import_deepctr() -> Any:
     """Import `deepctr.feature_column` without the request that `import deepctr` sends.
 
     deepctr asks the package index for its latest version from a thread without a time-out,
@@ -33,6 +52,27 @@ def _import_columns() -> Any:
         return importlib.import_module("deepctr.feature_column")
     finally:
         del sys.modules["deepctr.utils"]
+
+
+def _define_columns() -> Any:
+    """Run DeepCTR's definitions of the classes, without the imports above them."""
+    spec = find_spec("deepctr")
+    if spec is None or not spec.submodule_search_locations:
+        return _import_deepctr()  # which says what is missing
+    path = Path(spec.submodule_search_locations[0]) / "feature_column.py"
+    wanted: list[ast.stmt] = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if (isinstance(node, ast.ClassDef) and node.name in _NAMES)
+        or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant))
+    ]
+    scope: dict[str, Any] = {
+        "__name__": __name__,
+        "namedtuple": namedtuple,
+        "RandomNormal": keras.initializers.RandomNormal,
+    }
+    exec(compile(ast.Module(wanted, []), str(path), "exec"), scope)
+    return SimpleNamespace(**{name: scope[name] for name in _NAMES})
 
 
 _columns = _import_columns()
@@ -109,10 +149,10 @@ def check_columns(feature_columns: Any) -> list[Any]:
             f"`dnn_feature_columns` should be a list of feature columns. "
             f"Received: {feature_columns!r}"
         )
-    if isinstance(feature_columns, (SparseFeat, VarLenSparseFeat, DenseFeat)):
+    if isinstance(single := _own(feature_columns), (SparseFeat, VarLenSparseFeat, DenseFeat)):
         raise TypeError(
             "`dnn_feature_columns` should be a list of feature columns. "
-            f"Received: the single column {feature_columns.name!r}"
+            f"Received: the single column {single.name!r}"
         )
     columns = [_check_column(column) for column in feature_columns]
     if not columns:
@@ -146,7 +186,14 @@ def _input_dtype(dtype: str) -> str:
     return "int32" if dtype == "int64" and keras.backend.backend() == "jax" else dtype
 
 
+def _own(column: Any) -> Any:
+    """Return a column of DeepCTR, if it was imported after the classes were defined, as ours."""
+    kind = type(column)
+    return globals()[kind.__name__](*column) if kind.__module__ == _MODULE else column
+
+
 def _check_column(column: Any) -> Any:
+    column = _own(column)
     if isinstance(column, SparseFeat):
         return _check_sparse(column)
     if isinstance(column, VarLenSparseFeat):
@@ -193,6 +240,7 @@ def _check_sparse(column: Any) -> Any:
 
 
 def _check_varlen(column: Any) -> Any:
+    column = column._replace(sparsefeat=_own(column.sparsefeat))
     if not isinstance(column.sparsefeat, SparseFeat):
         raise TypeError(
             f"`sparsefeat` of VarLenSparseFeat should be a SparseFeat. "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from mtl import checks
@@ -115,7 +116,8 @@ class Experts(keras.layers.Layer):
             # Expert by expert: Keras would count the expert axis of a 3-D kernel as receptive
             # field, and shrink its spread by the square root of the number of experts.
             seeds = [derive_seed(self.seed, "kernel", depth, e) for e in range(shape[0])]
-            return ops.stack([glorot(seed)(shape[1:], dtype=dtype) for seed in seeds])
+            kernels = [ops.convert_to_numpy(glorot(seed)(shape[1:], "float32")) for seed in seeds]
+            return ops.convert_to_tensor(np.stack(kernels), dtype)
 
         return initialize
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from mtl import checks
 from mtl.layers.experts import Experts
@@ -125,12 +126,14 @@ class Extraction(keras.layers.Layer):
         weights = [
             gate(x, training=training) for gate, x in zip(self.gates, per_input, strict=False)
         ]
-        size, last = self.num_experts_specific, self.num_tasks * self.num_experts_specific
-        shared = experts[:, last:]
+        # Split, not sliced: a split's gradient is one concatenation, a slice's is padded.
+        size = self.num_experts_specific
+        ends = [size * (k + 1) for k in range(self.num_tasks)]
+        *specific, shared = ops.split(experts, ends, axis=1)
         outputs = []
-        for k in range(self.num_tasks):
-            specific = experts[:, k * size : (k + 1) * size]
-            outputs.append(mix(specific, weights[k][:, :size]) + mix(shared, weights[k][:, size:]))
+        for own, weight in zip(specific, weights, strict=False):
+            own_weight, shared_weight = ops.split(weight, [size], axis=1)
+            outputs.append(mix(own, own_weight) + mix(shared, shared_weight))
         if self.shared_gate:
             outputs.append(mix(experts, weights[-1]))
         return outputs

@@ -23,7 +23,9 @@ def mix(experts: Any, weights: Any) -> Any:
     Returns:
         A tensor of shape `(B, H)`.
     """
-    # Multiply-and-sum fuses; a batched matmul of B tiny products costs more on CPU.
+    # JAX is faster with B tiny products; the others with a product and a sum.
+    if keras.backend.backend() == "jax":
+        return ops.einsum("beh,be->bh", experts, weights)
     return ops.sum(experts * ops.expand_dims(weights, -1), axis=1)
 
 

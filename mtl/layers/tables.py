@@ -105,14 +105,12 @@ class Table:
         """
 
         def initialize(shape: tuple[int, int], dtype: Any = None) -> Any:
-            parts = [
-                reseed(part.initializer, derive_seed(seed, part.embedding_name))(
-                    (part.size, self.dim), dtype=dtype
-                )
-                for part in self.slices.values()
-            ]
-            parts.append(ops.zeros((len(self.columns), self.dim), dtype=dtype))
-            return ops.concatenate(parts, axis=0)
+            rows = np.zeros(shape, "float32")
+            for part in self.slices.values():
+                initializer = reseed(part.initializer, derive_seed(seed, part.embedding_name))
+                drawn = initializer((part.size, self.dim), dtype="float32")
+                rows[part.offset : part.offset + part.size] = ops.convert_to_numpy(drawn)
+            return ops.convert_to_tensor(rows, dtype)
 
         return initialize
 
@@ -182,13 +180,16 @@ def gather(table: Any, rows: Any) -> Any:
     Returns:
         A tensor of shape `rows.shape + (dim,)`.
     """
-    if keras.backend.backend() != "tensorflow":
-        looked_up = ops.take(table, rows, axis=0)
+    if keras.backend.backend() == "jax":
+        # ops.take would compare every row with the table's size once more.
+        looked_up = table.value.at[rows].get(mode="promise_in_bounds")
         added, seen = _apart.get() or ({}, {})
         if id(table) not in added:
             return looked_up
         seen[id(table)] = rows
         return looked_up + added[id(table)]
+    if keras.backend.backend() == "torch":
+        return ops.take(table, rows, axis=0)
     import tensorflow as tf
 
     # On the variable itself: keras.ops.take would read the whole table first.

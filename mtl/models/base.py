@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from mtl.layers import FeatureEncoder
-from mtl.models import arrays, packing, spread
+from mtl.models import arrays, pace, packing, spread
 from mtl.models.export import check_export, serving_model, serving_signature
 from mtl.models.steps import FullBatchesByXLA, lazy_jax_step
 from mtl.optimizers import LazyOptimizer
@@ -37,10 +37,12 @@ class MultiTaskModel(keras.Model):
     """
 
     jit_compile: Any  # a property of Keras' trainer
+    steps_per_execution: int
     _full_batches_by_xla = False  # until `compile` decides
     _step: Any = None
     _has_step_variables = False
     _lazy = False
+    _auto_steps = False
 
     # With this signature every Keras version revives, clones and pickles the model by its graph.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -69,7 +71,7 @@ class MultiTaskModel(keras.Model):
         metrics: Any = None,
         weighted_metrics: Any = None,
         run_eagerly: bool = False,
-        steps_per_execution: int = 1,
+        steps_per_execution: Any = "auto",
         jit_compile: Any = "auto",
         auto_scale_loss: bool = True,
     ) -> None:
@@ -86,7 +88,11 @@ class MultiTaskModel(keras.Model):
                 type: AUC, mean absolute error, or accuracy. Defaults to None.
             weighted_metrics: as `metrics`, for metrics that see the sample weights.
             run_eagerly: bool. Whether to run without compiling. Defaults to False.
-            steps_per_execution: int. Batches per call of the compiled function. Defaults to 1.
+            steps_per_execution: int or `"auto"`. Batches per call of the compiled function. Keras'
+                cost per call is that of a small model's whole step: calls of 8 to 32 batches make
+                Shared-Bottom on Census-income 1.6 times as fast on TensorFlow, and 1.1 times on
+                JAX. Defaults to `"auto"`: as many as fit into a fraction of a second, up to 32;
+                one by one where a callback watches batches, or `fit` gets a data set.
             jit_compile: bool or `"auto"`. Whether to compile by XLA (TensorFlow, JAX) or
                 `torch.compile`. Defaults to `"auto"`.
             auto_scale_loss: bool. Whether to scale the loss under `mixed_float16`. Defaults to
@@ -104,10 +110,11 @@ class MultiTaskModel(keras.Model):
                 self.tasks, "weighted_metrics", weighted_metrics
             ),
             run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
+            steps_per_execution=1 if steps_per_execution == "auto" else steps_per_execution,
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        self._auto_steps = steps_per_execution == "auto"
         self._has_step_variables = False
         self._step = None
         # Keras' "auto" never means XLA on TensorFlow's CPU, where it doubles the speed of stacked
@@ -122,6 +129,11 @@ class MultiTaskModel(keras.Model):
             variable.sparse_gradient = lazy
         if lazy:  # its variables are needed when the step is traced
             self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> Any:
+        """Return the arguments of `compile`, to save them."""
+        config = super().get_compile_config()
+        return {**config, "steps_per_execution": "auto"} if config and self._auto_steps else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was compiled."""
@@ -173,6 +185,7 @@ class MultiTaskModel(keras.Model):
             x_val, *rest = self._check_data(*validation_data)
             validation_data = (packing.pack(x_val), *rest)
         self._create_variables(x, y, sample_weight)
+        self._choose_steps_per_execution(x, batch_size, callbacks, kwargs)
         if self._step is not None:
             self._step.start()
         return super().fit(
@@ -210,11 +223,35 @@ class MultiTaskModel(keras.Model):
     def predict(
         self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any
     ) -> Any:
-        """Return a list of arrays `(N, size)`, one per task, or one array for a single task."""
+        """Return a list of arrays `(N, size)`, one per task, or one array for a single task.
+
+        Args:
+            x: inputs as in `fit`.
+            batch_size: int or None. The least number of rows per call; small models take up to
+                8,192 at once unless there are callbacks. Defaults to None.
+            verbose: 0, 1, 2 or `"auto"`.
+            **kwargs: `steps` and `callbacks` of `keras.Model.predict`.
+
+        Raises:
+            TypeError: strings where numbers are expected, or inputs without names.
+            ValueError: a missing feature, a wrong shape, ids that are no integers.
+        """
         x = arrays.check_inputs(self.feature_columns, x)
-        if isinstance(x, dict) and not len(next(iter(x.values()))):  # which Keras refuses
+        rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
+        if rows == 0:  # which Keras refuses
             return super().predict_on_batch(x)
-        return super().predict(packing.pack(x), batch_size=batch_size, verbose=verbose, **kwargs)
+        x = packing.pack(x)
+        if rows is None or kwargs.get("steps") or kwargs.get("callbacks"):
+            return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+        batch_size = pace.rows_at_once(self, batch_size)
+        if keras.backend.backend() == "jax":
+            x = pace.pad_rows(x, batch_size)
+        steps, self.steps_per_execution = self.steps_per_execution, 1
+        try:
+            outputs = super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+        finally:
+            self.steps_per_execution = steps
+        return keras.tree.map_structure(lambda output: output[:rows], outputs)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
@@ -347,6 +384,18 @@ class MultiTaskModel(keras.Model):
         self.compute_metrics(x, y, y_pred, sample_weight)
         self.reset_metrics()
         self.optimizer.build(self.trainable_variables)
+
+    def _choose_steps_per_execution(
+        self, x: Any, batch_size: int | None, callbacks: Any, options: dict[str, Any]
+    ) -> None:
+        if not self._auto_steps:
+            return
+        by_steps = options.get("steps_per_epoch") or options.get("validation_steps")
+        plain = isinstance(x, dict) and not by_steps and not self.run_eagerly
+        steps = pace.steps_at_once(self, batch_size, callbacks) if plain else 1
+        if steps != self.steps_per_execution:
+            self.steps_per_execution = steps
+            self.train_function = self.test_function = None
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the function that trains on a batch."""

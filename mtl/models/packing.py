@@ -1,7 +1,7 @@
 """Many named columns as a few matrices on the way through the data pipeline.
 
-Every named array costs TensorFlow and torch a slice, a copy and a tensor per batch, which for
-small models is more than the step itself. Packed on the host once, and unpacked in the graph,
+Every named array costs a slice, a copy and a tensor per batch, which for small models is more
+than the step itself (less so on JAX). Packed on the host once, and unpacked in the graph,
 where slices are free, dozens of inputs cost as much as two.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
+from keras import ops
 
 _PREFIX = "mtl/packed/"
 
@@ -23,9 +23,9 @@ def pack(x: Any) -> Any:
 
     Returns:
         A dict with one matrix `(N, columns)` per dtype beside the arrays of other shapes; `x`
-        itself where packing buys nothing (JAX) or there is nothing to pack.
+        itself if it is no dict.
     """
-    if keras.backend.backend() == "jax" or not isinstance(x, dict):
+    if not isinstance(x, dict):
         return x
     columns: dict[str, list[str]] = {}
     for name, value in x.items():
@@ -42,11 +42,11 @@ def pack(x: Any) -> Any:
 
 def unpack(x: dict[str, Any]) -> dict[str, Any]:
     """Return the named tensors `(B, 1)` of what `pack` made; other entries as they are."""
-    named = {}
+    named: dict[str, Any] = {}
     for key, value in x.items():
         if key.startswith(_PREFIX):
             names = key[len(_PREFIX) :].split("/")
-            named.update({name: value[:, i : i + 1] for i, name in enumerate(names)})
+            named.update(zip(names, ops.split(value, len(names), axis=1), strict=True))
         else:
             named[key] = value
     return named

@@ -33,6 +33,7 @@ class FullBatchesByXLA:
         self._full.assign(0)
 
     def __call__(self, data: Any) -> Any:
+        """Run the step on a batch, in a graph that is being traced."""
         import tensorflow as tf
 
         step = self._step.get_concrete_function(data)
@@ -64,19 +65,21 @@ def lazy_jax_step(model: Any, state: Any, data: Any) -> Any:
     trainable, non_trainable, optimizer_variables, metrics_variables = state
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     batch = keras.tree.flatten(x)[0].shape[0]
-    position = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    tables = [pair for pair in model.encoder.tables if id(pair[1]) in position]
-    places = [position[id(weight)] for _, weight in tables]
-    differentiated = list(trainable)
-    for place, (table, weight) in zip(places, tables, strict=True):
-        differentiated[place] = jax.numpy.zeros((batch, table.width, table.dim), weight.dtype)
+    place = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
+    tables = {
+        place[id(weight)]: (table, weight)
+        for table, weight in model.encoder.tables
+        if id(weight) in place
+    }
+    zeros = {
+        i: jax.numpy.zeros((batch, table.width, table.dim), weight.dtype)
+        for i, (table, weight) in tables.items()
+    }
 
     def loss_and_updates(differentiated: list[Any]) -> Any:
-        values = list(differentiated)
-        for place in places:
-            values[place] = trainable[place]
-        zeros = {id(weight): differentiated[place] for place, (_, weight) in zip(places, tables)}
-        with lookups_apart(zeros) as rows:
+        values = [trainable[i] if i in tables else v for i, v in enumerate(differentiated)]
+        added = {id(weight): differentiated[i] for i, (_, weight) in tables.items()}
+        with lookups_apart(added) as rows:
             loss, aux = model.compute_loss_and_updates(
                 values,
                 non_trainable,
@@ -87,15 +90,13 @@ def lazy_jax_step(model: Any, state: Any, data: Any) -> Any:
                 training=True,
                 optimizer_variables=optimizer_variables,
             )
-        return loss, (aux, [rows[id(weight)] for _, weight in tables])
+        return loss, (aux, rows)
 
-    (_, (aux, rows)), grads = jax.value_and_grad(loss_and_updates, has_aux=True)(differentiated)
+    differentiated = [zeros.get(i, value) for i, value in enumerate(trainable)]
+    grads, (aux, rows) = jax.grad(loss_and_updates, has_aux=True)(differentiated)
     loss, y_pred, non_trainable, metrics_variables = aux
-    grads = [
-        g.reshape(-1, g.shape[-1]) if i in places else g for i, g in enumerate(grads)
-    ]
-    looked_up = {id(weight): r.reshape(-1) for (_, weight), r in zip(tables, rows, strict=True)}
-    with rows_of_gradients(looked_up):
+    grads = [g.reshape(-1, g.shape[-1]) if i in tables else g for i, g in enumerate(grads)]
+    with rows_of_gradients({key: value.reshape(-1) for key, value in rows.items()}):
         trainable, optimizer_variables = model.optimizer.stateless_apply(
             optimizer_variables, grads, trainable
         )

@@ -4,11 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy
+from keras import ops
 
 from mtl.models.packing import pack, unpack
-
-packs = pytest.mark.skipif(toy.BACKEND == "jax", reason="named inputs cost JAX nothing")
 
 MIXED: dict[str, Any] = {
     "b": np.arange(4, dtype="int32"),
@@ -22,7 +20,6 @@ MIXED: dict[str, Any] = {
 }
 
 
-@packs
 def test_columns_of_a_dtype_become_one_matrix() -> None:
     packed = pack(MIXED)
     shapes = sorted((value.dtype.name, value.shape) for value in packed.values())
@@ -36,11 +33,18 @@ def test_columns_of_a_dtype_become_one_matrix() -> None:
     ]
 
 
+def unpacked(x: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, np.ndarray) else ops.convert_to_numpy(value)
+        for name, value in unpack(pack(x)).items()
+    }
+
+
 def test_what_is_packed_unpacks() -> None:
     before = {name: value.copy() for name, value in MIXED.items()}
-    unpacked = unpack(pack(MIXED))
-    assert set(unpacked) == set(MIXED)
-    for name, value in unpacked.items():
+    back = unpacked(MIXED)
+    assert set(back) == set(MIXED)
+    for name, value in back.items():
         assert value.dtype == MIXED[name].dtype
         np.testing.assert_array_equal(value.reshape(4, -1), before[name].reshape(4, -1))
         np.testing.assert_array_equal(MIXED[name], before[name])  # the user's dict is not touched
@@ -52,18 +56,11 @@ def test_what_needs_no_packing_stays(x: Any) -> None:
     assert packed is x or packed == x
 
 
-def test_jax_takes_the_names_as_they_are() -> None:
-    if toy.BACKEND == "jax":
-        assert pack(MIXED) is MIXED
-    else:
-        assert pack(MIXED) is not MIXED
-
-
 def test_names_with_odd_characters_and_orders() -> None:
     names = ["z", "user id", "ü", "packed", "mtl", "a.b", "0"]
     x = {name: np.full(3, i, "float32") for i, name in enumerate(names)}
     for order in (names, names[::-1]):
-        unpacked = unpack(pack({name: x[name] for name in order}))
-        assert {name: float(v.reshape(-1)[0]) for name, v in unpacked.items()} == {
+        back = unpacked({name: x[name] for name in order})
+        assert {name: float(v.reshape(-1)[0]) for name, v in back.items()} == {
             name: float(i) for i, name in enumerate(names)
         }

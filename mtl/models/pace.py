@@ -1,0 +1,91 @@
+"""How much one call of a compiled function does: small steps are lost in the cost of the calls."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from mtl.optimizers import is_table
+
+# Multiply-adds of one call; forward, on one core, a matter of 10 to 100 ms.
+_WORK = 2**29
+_MOST_STEPS = 32
+_MOST_ROWS = 8192
+_BATCH_HOOKS = [
+    f"on_{phase}batch_{end}" for phase in ("", "train_", "test_") for end in ("begin", "end")
+]
+
+
+def steps_at_once(model: Any, batch_size: int | None, callbacks: Any) -> int:
+    """Return how many training steps to run per call.
+
+    Args:
+        model: a built Keras model.
+        batch_size: int or None, which is Keras' 32.
+        callbacks: the callbacks of `fit`. One that watches batches gets to see each of them.
+
+    Returns:
+        A number from 1 to 32.
+    """
+    if keras.backend.backend() == "torch" or any(
+        _watches_batches(callback) for callback in keras.tree.flatten(callbacks)
+    ):
+        return 1
+    return min(max(_rows(model) // (batch_size or 32), 1), _MOST_STEPS)
+
+
+def rows_at_once(model: Any, batch_size: int | None) -> int:
+    """Return how many rows to predict per call, which changes nothing but the speed.
+
+    Args:
+        model: a built Keras model.
+        batch_size: int or None, which is Keras' 32. The least to return.
+
+    Returns:
+        The batch size, or a power of two up to 8,192.
+    """
+    rows = min(max(_rows(model), 1), _MOST_ROWS)
+    return int(max(1 << (rows.bit_length() - 1), batch_size or 32))
+
+
+def pad_rows(x: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Repeat the last row so that few lengths occur: powers of two, and multiples of `rows`.
+
+    XLA compiles anew for each length.
+
+    Args:
+        x: dict of arrays with at least one row.
+        rows: int. Rows per call.
+
+    Returns:
+        A dict of arrays with as many rows or more.
+    """
+    have = len(next(iter(x.values())))
+    want = math.ceil(have / rows) * rows if have > rows else min(1 << (have - 1).bit_length(), rows)
+    if want == have:
+        return x
+    return {
+        name: np.concatenate([value, np.repeat(value[-1:], want - have, axis=0)])
+        for name, value in x.items()
+    }
+
+
+def _rows(model: Any) -> int:
+    """Return how many rows the work of one call is."""
+    dense: int = sum(math.prod(v.shape) for v in model.weights if not is_table(v))
+    return _WORK // max(dense, 1)
+
+
+def _watches_batches(callback: Any) -> bool:
+    if not isinstance(callback, keras.callbacks.Callback):
+        return callback is not None
+    if getattr(callback, "save_freq", None) == "epoch":
+        return False
+    return any(
+        getattr(getattr(callback, hook), "__func__", None)
+        is not getattr(keras.callbacks.Callback, hook)
+        for hook in _BATCH_HOOKS
+    )

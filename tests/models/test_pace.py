@@ -1,0 +1,127 @@
+"""How much a call does: steps in fit, rows in predict; neither changes a result."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import toy
+
+from mtl.models import pace
+
+N = 150
+X, Y = toy.features(N), toy.labels(rows=N)
+
+
+class Watcher(keras.callbacks.Callback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seen.append(batch)
+
+
+def test_small_models_take_many_steps_and_rows_per_call_and_large_ones_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = toy.build("SharedBottom")
+    most = 1 if toy.BACKEND == "torch" else 32
+    assert pace.steps_at_once(model, 1024, None) == most
+    assert pace.steps_at_once(model, None, [keras.callbacks.EarlyStopping()]) == most
+    assert pace.rows_at_once(model, 100) == 8192
+    assert pace.rows_at_once(model, 10_000) == 10_000
+    # As if the model were so large that a call should do 20 rows.
+    tables = sum(np.prod(weight.shape) for _, weight in model.encoder.tables)
+    monkeypatch.setattr(pace, "_WORK", 20 * int(model.count_params() - tables))
+    assert pace.steps_at_once(model, 5, None) == min(most, 4)
+    assert pace.steps_at_once(model, 1024, None) == 1
+    assert [pace.rows_at_once(model, size) for size in (10, 17, None)] == [16, 17, 32]
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (Watcher, 1),
+        (keras.callbacks.TerminateOnNaN, 1),
+        (lambda: keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None), 1),
+        (lambda: keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None), 32),
+        (lambda: keras.callbacks.ModelCheckpoint("x.keras", save_freq=10), 1),
+        (lambda: keras.callbacks.ModelCheckpoint("x.keras"), 32),
+        (lambda: keras.callbacks.CallbackList([]), 1),
+    ],
+)
+def test_callbacks_that_watch_batches_see_each(make: Any, steps: int) -> None:
+    if toy.BACKEND == "torch":
+        steps = 1
+    assert pace.steps_at_once(toy.build("ESMM"), 10, [make()]) == steps
+
+
+@pytest.mark.parametrize(
+    ("have", "rows", "want"), [(1, 8, 1), (3, 8, 4), (4, 8, 4), (7, 6, 12), (6, 6, 6), (9, 4, 12)]
+)
+def test_padding_repeats_the_last_row(have: int, rows: int, want: int) -> None:
+    x = {"a": np.arange(have), "b": np.arange(2 * have).reshape(have, 2)}
+    padded = pace.pad_rows(x, rows)
+    for name, value in padded.items():
+        np.testing.assert_array_equal(value[:have], x[name])
+        assert len(value) == want
+        assert (value[have:] == x[name][-1]).all()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, N])
+def test_predictions_do_not_depend_on_the_rows_per_call(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = toy.randomize(toy.build("PLE"))
+    x = {name: value[:rows] for name, value in X.items()}
+    expected = toy.outputs(model, {k: v.reshape(rows, -1) for k, v in x.items()})
+    for most in (1, 32, 8192):
+        monkeypatch.setattr(pace, "_MOST_ROWS", most)
+        for batch_size in (None, 7, 64):
+            got = model.predict(x, batch_size=batch_size, verbose=0)
+            assert [len(output) for output in got] == [rows, rows]
+            toy.same(got, expected)
+    watched = model.predict(x, batch_size=7, verbose=0, callbacks=[Watcher()])
+    toy.same(watched, expected)
+
+
+@pytest.mark.skipif(toy.BACKEND == "torch", reason="one step per call on torch")
+def test_steps_per_call_change_nothing() -> None:
+    results = []
+    for steps in ("auto", 1):
+        model = toy.build("MMoE", seed=3)
+        model.compile("adam", metrics=["mae"], steps_per_execution=steps, **toy.NO_XLA)
+        history = model.fit(
+            X, Y, batch_size=20, epochs=2, shuffle=False, verbose=0, validation_data=(X, Y)
+        ).history
+        assert model.steps_per_execution == (32 if steps == "auto" else 1)
+        results.append((history, model.get_weights(), model.evaluate(X, Y, verbose=0)))
+    (one, weights, scores), (other, same_weights, same_scores) = results
+    assert one.keys() == other.keys()
+    for key in one:
+        np.testing.assert_allclose(one[key], other[key], rtol=1e-5)
+    toy.same(weights, same_weights)
+    np.testing.assert_allclose(scores, same_scores, rtol=1e-5)
+
+
+def test_a_watcher_in_a_later_fit_sees_every_batch() -> None:
+    model = toy.build("SharedBottom")
+    model.compile("sgd", **toy.NO_XLA)
+    model.fit(X, Y, batch_size=50, verbose=0)
+    watcher = Watcher()
+    model.fit(X, Y, batch_size=50, verbose=0, callbacks=[watcher])
+    assert watcher.seen == [0, 1, 2]
+    model.fit(X, Y, batch_size=50, verbose=0, steps_per_epoch=2, callbacks=None)
+    assert model.steps_per_execution == 1
+
+
+def test_auto_is_saved_and_a_number_is_kept(tmp_path: Any) -> None:
+    for given in ("auto", 1 if toy.BACKEND == "torch" else 3):  # Keras' torch takes 1 only
+        model = toy.build("SharedBottom")
+        model.compile("sgd", steps_per_execution=given, **toy.NO_XLA)
+        model.save(tmp_path / "m.keras")
+        loaded = keras.models.load_model(tmp_path / "m.keras")
+        loaded.fit(X, Y, batch_size=50, verbose=0)
+        auto = 1 if toy.BACKEND == "torch" else 32
+        assert loaded.steps_per_execution == (auto if given == "auto" else given)
