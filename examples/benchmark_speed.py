@@ -3,8 +3,8 @@
 Every contender trains the same model on the same rows of Census-income (40 named features, batches
 of 1,024), with its library's own calls and default settings. Each measurement runs in a process of
 its own, and they take turns; medians count. Measured are the time from the start of the process to
-the end of the first epoch, rows per second of the epochs after it and of prediction, and the peak
-memory.
+the end of the first epoch, how much of it is imports, rows per second of the epochs after it and
+of prediction, and the peak memory.
 
 DeepCTR is installed with this library. torch-rechub takes part if it is named, from an environment
 of its own: `python -m venv rechub && rechub/bin/pip install torch-rechub==0.9.0`, and then
@@ -12,8 +12,10 @@ of its own: `python -m venv rechub && rechub/bin/pip install torch-rechub==0.9.0
 """
 
 import argparse
+import importlib
 import json
 import os
+import runpy
 import sys
 import tempfile
 import time
@@ -31,12 +33,20 @@ CONTENDERS = {
     "torch-rechub": ("rechub", ""),
     "torch-rechub, no loader": ("rechub_batches", ""),
 }
+IMPORTS = {
+    "mtl": ["mtl.models", "mtl.benchmark"],
+    "deepctr": ["deepctr.models"],
+    "deepctr_xla": ["deepctr.models"],
+    "rechub": ["torch_rechub.models.multi_task", "torch_rechub.trainers"],
+    "rechub_batches": ["torch_rechub.models.multi_task"],
+}
 MODELS = ("SharedBottom", "MMoE", "PLE", "ESMM")
 BATCH = 1024
 MEASURES = {
     "fit": ("rows per second in fit", 1000, "{:.0f}k"),
     "predict": ("rows per second in predict", 1000, "{:.0f}k"),
     "first_epoch": ("seconds to the end of the first epoch", 1, "{:.1f}"),
+    "imports": ("of these, seconds of imports", 1, "{:.1f}"),
     "peak_mib": ("peak memory, MiB", 1, "{:.0f}"),
 }
 MARKERS = "os^vD<"
@@ -53,8 +63,8 @@ class Rows:
         self.y = [arrays["y/0"], arrays["y/1"]]
 
     @staticmethod
-    def write(path: Path) -> int:
-        """Write them to a file, and return how many there are."""
+    def write(path: Path, most: int | None) -> int:
+        """Write them to a file, the first ones or all, and return how many there are."""
         from mtl.data import load_census_income
         from mtl.features import SparseFeat
 
@@ -63,10 +73,10 @@ class Rows:
         sparse = {c.name: int(c.vocabulary_size) for c in columns if isinstance(c, SparseFeat)}
         dense = [c.name for c in columns if c.name not in sparse]
         x, y = data.train
-        arrays = {f"x/{name}": x[name] for name in [*sparse, *dense]}
-        labels = {f"y/{i}": label.astype("float32") for i, label in enumerate(y)}
+        arrays = {f"x/{name}": x[name][:most] for name in [*sparse, *dense]}
+        labels = {f"y/{i}": label[:most].astype("float32") for i, label in enumerate(y)}
         np.savez(path, **arrays, **labels, vocabularies=json.dumps(sparse), dense=json.dumps(dense))
-        return len(y[0])
+        return len(labels["y/0"])
 
     def labels(self, model: str) -> list:
         """Return the labels of the model's tasks: ESMM's are a click and a conversion."""
@@ -219,17 +229,21 @@ def measure_here(kind: str, name: str, path: Path, start: float, epochs: int) ->
 
     rows = Rows(path)
     count = len(rows.y[0])
+    for module in IMPORTS[kind]:
+        importlib.import_module(module)
+    imports = time.time() - start
     fit, predict = globals()[kind](name, rows)
     fit(1)
     first_epoch = time.time() - start
     rate = epochs * count / seconds(fit, epochs)
     predict()
-    values = {
-        "first_epoch": first_epoch,
-        "fit": rate,
-        "predict": count / min(seconds(predict) for _ in range(3)),
-    }
-    print("measured: " + json.dumps(values), flush=True)  # as mtl.benchmark.processes.report
+    own = runpy.run_path(str(Path(__file__).parents[1] / "mtl" / "benchmark" / "processes.py"))
+    own["report"](
+        first_epoch=first_epoch,
+        imports=imports,
+        fit=rate,
+        predict=count / np.median([seconds(predict) for _ in range(3)]),
+    )
 
 
 def runs(results: list[dict], contender: str, model: str, measure: str) -> list[float]:
@@ -318,6 +332,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="of the steady state (default: 3)")
+    parser.add_argument("--rows", type=int, help="the first rows only (default: all)")
     parser.add_argument("--rechub-python", help="interpreter of an environment with torch-rechub")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     parser.add_argument("--plot", type=Path, help="draw them into this file (extra: plot)")
@@ -329,13 +344,14 @@ def main() -> None:
         return
     from mtl.benchmark.processes import in_turns, measure
 
-    if not args.rechub_python:
-        args.contenders = [c for c in args.contenders if not c.startswith("torch-rechub")]
+    asked = [c for c in args.contenders if c.startswith("torch-rechub")]
+    if asked and not args.rechub_python:
+        args.contenders = [c for c in args.contenders if c not in asked]
         print("torch-rechub is left out: --rechub-python is not given", file=sys.stderr)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npz"
-        count = Rows.write(path)
+        count = Rows.write(path, args.rows)
         cases = [(name, contender) for name in args.models for contender in args.contenders]
         for repeat, (name, contender) in in_turns(cases, args.repeats):
             kind, backend = CONTENDERS[contender]

@@ -105,10 +105,11 @@ def milliseconds(run, times: int = 50) -> float:
     return 1000 * float(np.median(taken))
 
 
-def measure_here() -> None:
+def measure_here(rows: int | None) -> None:
     """Measure on this process' backend, and print the result."""
     data = load_census_income(group=1)
-    x, y = data.train
+    x = {name: value[:rows] for name, value in data.train[0].items()}
+    y = [label[:rows] for label in data.train[1]]
     model = PLE(data.feature_columns, task_names=data.task_names, **CENSUS_INCOME.sizes["PLE"])
     model.compile("adam")
     model.fit(x, y, batch_size=BATCH, verbose=0)
@@ -131,21 +132,24 @@ def measure_here() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, help="the first rows only (default: all)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
-        measure_here()
+        measure_here(args.rows)
         return
-    results = {backend: [] for backend in BACKENDS}
-    for _, backend in in_turns(BACKENDS, args.repeats):
+    results = {backend: [] for backend in args.backends}
+    rows = ["--rows", str(args.rows)] if args.rows else []
+    for _, backend in in_turns(args.backends, args.repeats):
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-        result = measure([__file__, "--here"], {"KERAS_BACKEND": backend, **quiet})
+        result = measure([__file__, "--here", *rows], {"KERAS_BACKEND": backend, **quiet})
         if "error" in result:
             print(f"{backend} is left out: {result['error']}")
         results[backend].append(result)
     print(f"milliseconds, medians of {args.repeats} runs, {os.cpu_count()} cores\n")
-    print("".ljust(22) + "".join(backend.rjust(12) for backend in BACKENDS))
+    print("".ljust(22) + "".join(backend.rjust(12) for backend in args.backends))
     for row in [*ROWS, "gflops"]:
         cells = [
             f"{np.median([r[row] for r in runs if row in r] or [np.nan]):12.2f}"

@@ -180,12 +180,15 @@ class LazyOptimizer(keras.optimizers.Optimizer):
 class LazyAdam(LazyOptimizer):
     """Adam that updates only those rows of embedding tables that a batch looks up.
 
-    On TensorFlow a step costs the same for a thousand rows and for millions. Every other variable
-    is updated as by Keras' Adam; so is a table whose every row is looked up at every step. A row's
-    moments stay as they are while it isn't looked up; the bias correction goes by the number of
-    steps. Tables are those of `mtl.layers.FeatureEncoder` and of `keras.layers.Embedding`, whose
-    lookup however copies the table. On JAX and torch rows are left alone as well, but gradients
-    are dense there and the cost grows with the vocabulary: a warning says so.
+    On TensorFlow and JAX a step costs about the same for a thousand rows and for millions. Every
+    other variable is updated as by Keras' Adam; so is a table whose every row is looked up at
+    every step. A row's moments stay as they are while it isn't looked up; the bias correction goes
+    by the number of steps.
+
+    Tables are those of `mtl.layers.FeatureEncoder`, in any Keras model on TensorFlow and in a
+    `MultiTaskModel` on JAX, and on TensorFlow those of `keras.layers.Embedding`, whose lookup
+    however copies the table. Elsewhere rows are left alone as well, but the gradient is one of the
+    whole table and the cost grows with the vocabulary: a warning says so.
 
     Args:
         learning_rate: float, schedule or callable. Defaults to 0.001.
@@ -245,8 +248,8 @@ class LazyAdam(LazyOptimizer):
 class LazyAdagrad(LazyOptimizer):
     """Adagrad that updates only those rows of embedding tables that a batch looks up.
 
-    A row that isn't looked up has no gradient, so that this is Keras' Adagrad, at a cost that on
-    TensorFlow doesn't grow with the vocabulary. Tables and backends are as in `LazyAdam`.
+    A row that isn't looked up has no gradient, so that this is Keras' Adagrad, at a cost that
+    doesn't grow with the vocabulary. Tables and backends are as in `LazyAdam`.
 
     Args:
         learning_rate: float, schedule or callable. Defaults to 0.001.

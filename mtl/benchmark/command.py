@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from mtl.benchmark.recipes import MODELS, Recipe
-from mtl.benchmark.runs import compare
+from mtl.benchmark.runs import OPTIMIZERS, compare
 from mtl.benchmark.tables import text_table
 from mtl.data import MultiTaskData
 from mtl.data.files import atomic_path
@@ -32,6 +32,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--patience", type=_positive, help="epochs without a better validation loss"
     )
     parser.add_argument("--batch-size", type=_positive, help="rows per step")
+    parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one run per seed")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
     return parser
@@ -55,7 +56,10 @@ def run(
         raise FileNotFoundError(f"`--json` should be in an existing folder. Received: {args.json}")
     start = time.perf_counter()
     recipe = recipe.with_training(
-        epochs=args.epochs, patience=args.patience, batch_size=args.batch_size
+        epochs=args.epochs,
+        patience=args.patience,
+        batch_size=args.batch_size,
+        optimizer=args.optimizer,
     )
     data = load()
     rows = len(data.train[1][0])

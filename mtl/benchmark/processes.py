@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-MARK = "measured: "
+# Standard library only: the environment of a peer runs this file without mtl.
+
+_MARK = "measured: "
 
 
 def measure(
@@ -25,32 +27,37 @@ def measure(
             one.
 
     Returns:
-        The reported dict and `peak_mib`, the peak of the process' resident memory; or
-        `{"error": …}` with the last line of the script's messages, e.g. where memory was not
-        enough.
+        The reported dict; or `{"error": …}` with the last line of the script's messages, e.g.
+        where memory was not enough.
     """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as messages:
-        process = subprocess.Popen(
-            [python, *command],
-            env={**os.environ, **environment},
-            stdout=output,
-            stderr=messages,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        messages.seek(0)
-        for line in reversed(output.read().splitlines()):
-            if line.startswith(MARK):
-                peak = usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-                return {**json.loads(line.removeprefix(MARK)), "peak_mib": round(peak, 1)}
-        said = messages.read().strip().splitlines()
-        return {"error": said[-1] if said else f"exit status {process.returncode}"}
+    done = subprocess.run(
+        [python, *command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith(_MARK):
+            return dict(json.loads(line.removeprefix(_MARK)))
+    messages = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return {"error": messages[-1]}
 
 
 def report(**values: Any) -> None:
-    """Print what this process measured, for `measure` to read."""
-    print(MARK + json.dumps(values), flush=True)
+    """Print what this process measured, with its peak memory, for `measure` to read."""
+    print(_MARK + json.dumps({**values, "peak_mib": peak_mib()}), flush=True)
+
+
+def peak_mib() -> float:
+    """Return the peak of this process' resident memory, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # rusage would count the process that started this one
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return round(int(lines["VmHWM"].split()[0]) / 1024, 1)
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20), 1)
 
 
 def in_turns(cases: Sequence[Any], repeats: int) -> Iterable[tuple[int, Any]]:

@@ -17,11 +17,12 @@ class Recipe:
         sizes: keyword arguments of each model's factory, by its name.
         funnel: "click" and "click and conversion" task of ESMM, out of a pair of tasks that is
             no funnel: the position of each in the data's tasks.
-        learning_rate: float. Of Adam.
+        learning_rate: float.
         batch_size: int. Rows per step.
         epochs: int. Upper limit.
         patience: int. Epochs without a better validation loss before training stops and the best
             weights are restored; unused without validation data.
+        optimizer: str. `"adam"` or `"lazy_adam"`.
     """
 
     sizes: Mapping[str, Mapping[str, Any]]
@@ -30,6 +31,7 @@ class Recipe:
     batch_size: int
     epochs: int
     patience: int
+    optimizer: str = "adam"
 
     def with_training(self, **settings: Any) -> Recipe:
         """Return a copy with other training settings; None keeps what stands."""

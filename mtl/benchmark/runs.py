@@ -15,6 +15,9 @@ from mtl import models
 from mtl.benchmark.recipes import Recipe
 from mtl.data import MultiTaskData
 from mtl.models.base import MultiTaskModel
+from mtl.optimizers import LazyAdam
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "lazy_adam": LazyAdam}
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def train(
     model = getattr(models, model_name)(
         data.feature_columns, task_names=task_names, seed=seed, **recipe.sizes[model_name]
     )
-    model.compile(keras.optimizers.Adam(recipe.learning_rate))
+    model.compile(OPTIMIZERS[recipe.optimizer](recipe.learning_rate))
     callbacks: list[keras.callbacks.Callback] = [_Progress(model_name, seed)] if verbose else []
     if data.val is not None:
         callbacks.append(

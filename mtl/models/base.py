@@ -240,18 +240,48 @@ class MultiTaskModel(keras.Model):
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
         if rows == 0:  # which Keras refuses
             return super().predict_on_batch(x)
-        x = packing.pack(x)
-        if rows is None or kwargs.get("steps") or kwargs.get("callbacks"):
+        if rows is None or kwargs or self._replicas > 1:
+            x = packing.pack(x)
             return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
-        batch_size = pace.rows_at_once(self, batch_size)
-        if keras.backend.backend() == "jax":
-            x = pace.pad_rows(x, batch_size)
+        size = pace.rows_at_once(self, batch_size)
+        if keras.backend.backend() != "jax":
+            return self._predict_by_slices(packing.pack(x), rows, size, verbose)
         steps, self.steps_per_execution = self.steps_per_execution, 1
         try:
-            outputs = super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+            x = packing.pack(x, pace.padded(rows, size))
+            outputs = super().predict(x, batch_size=size, verbose=verbose)
         finally:
             self.steps_per_execution = steps
         return keras.tree.map_structure(lambda output: output[:rows], outputs)
+
+    def _predict_by_slices(self, x: dict[str, Any], rows: int, size: int, verbose: Any) -> Any:
+        """Predict without a data pipeline, which takes longer to start and to stop."""
+        self.make_predict_function()
+        if hasattr(self.predict_function, "get_concrete_function"):
+            import tensorflow as tf
+
+            # One trace for every number of rows.
+            specs = {k: tf.TensorSpec((None, *v.shape[1:]), v.dtype) for k, v in x.items()}
+            self.predict_function.get_concrete_function([(specs,)])
+        starts = range(0, rows, size)
+        progress = keras.callbacks.CallbackList(
+            add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=len(starts), model=self
+        )
+        parts = []
+        progress.on_predict_begin()
+        for step, start in enumerate(starts):
+            progress.on_predict_batch_begin(step)
+            part = {name: value[start : start + size] for name, value in x.items()}
+            parts.append(super().predict_on_batch(part))
+            progress.on_predict_batch_end(step)
+        progress.on_predict_end()
+        return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)
+
+    @property
+    def _replicas(self) -> int:
+        if keras.backend.backend() != "tensorflow":
+            return 1
+        return int(self.distribute_strategy.num_replicas_in_sync)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 
 from mtl.optimizers import is_table
 
@@ -51,26 +50,19 @@ def rows_at_once(model: Any, batch_size: int | None) -> int:
     return int(max(1 << (rows.bit_length() - 1), batch_size or 32))
 
 
-def pad_rows(x: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """Repeat the last row so that few lengths occur: powers of two, and multiples of `rows`.
-
-    XLA compiles anew for each length.
+def padded(have: int, rows: int) -> int:
+    """Return a length that few numbers of rows share: XLA compiles anew for each.
 
     Args:
-        x: dict of arrays with at least one row.
+        have: int. Number of rows to predict, at least one.
         rows: int. Rows per call.
 
     Returns:
-        A dict of arrays with as many rows or more.
+        A multiple of `rows`, or a power of two below it.
     """
-    have = len(next(iter(x.values())))
-    want = math.ceil(have / rows) * rows if have > rows else min(1 << (have - 1).bit_length(), rows)
-    if want == have:
-        return x
-    return {
-        name: np.concatenate([value, np.repeat(value[-1:], want - have, axis=0)])
-        for name, value in x.items()
-    }
+    if have > rows:
+        return math.ceil(have / rows) * rows
+    return min(1 << (have - 1).bit_length(), rows)
 
 
 def _rows(model: Any) -> int:

@@ -15,11 +15,12 @@ from keras import ops
 _PREFIX = "mtl/packed/"
 
 
-def pack(x: Any) -> Any:
+def pack(x: Any, length: int | None = None) -> Any:
     """Join the single-column arrays of one dtype into one matrix, with the names as its key.
 
     Args:
         x: dict from input name to array, or anything else.
+        length: int or None. The last row is repeated until there are so many. Defaults to None.
 
     Returns:
         A dict with one matrix `(N, columns)` per dtype beside the arrays of other shapes; `x`
@@ -35,9 +36,22 @@ def pack(x: Any) -> Any:
     packed = dict(x)
     for names in columns.values():
         if len(names) > 1:
-            matrix = np.stack([packed.pop(name).reshape(-1) for name in names], axis=1)
-            packed[_PREFIX + "/".join(names)] = matrix
-    return packed
+            matrix = np.stack([packed.pop(name).reshape(-1) for name in names])
+            # Three times as fast as stacking columns.
+            packed[_PREFIX + "/".join(names)] = _longer(matrix.T, length)
+    return {name: _longer(value, length) for name, value in packed.items()}
+
+
+def _longer(value: Any, length: int | None) -> Any:
+    """Return an array in C order, its last row repeated up to a length."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if length is None or length == len(value):
+        return np.ascontiguousarray(value)
+    longer = np.empty((length, *value.shape[1:]), value.dtype)
+    longer[: len(value)] = value
+    longer[len(value) :] = value[-1]
+    return longer
 
 
 def unpack(x: dict[str, Any]) -> dict[str, Any]:

@@ -101,3 +101,24 @@ def test_benchmark_vocabulary_prints_a_table_and_writes_json(tmp_path):
         ("DeepCTR, TensorFlow", 100),
     ]
     assert all(r["ms"] > 0 and r["peak_mib"] > 0 for r in results)
+
+
+def test_benchmark_speed_prints_tables_and_writes_json(tmp_path):
+    output = run(
+        "benchmark_speed.py", "--models", "ESMM", "--contenders", "mtl, TensorFlow", "DeepCTR",
+        "--repeats", 1, "--epochs", 1, "--rows", 3000, "--json", tmp_path / "results.json",
+    )  # fmt: skip
+    assert "no result" not in output
+    assert "torch-rechub is left out" not in output
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [r["contender"] for r in results] == ["mtl, TensorFlow", "DeepCTR"]
+    for measured in ("first_epoch", "fit", "predict", "peak_mib"):
+        assert all(r[measured] > 0 for r in results)
+
+
+def test_profile_step_prints_a_table():
+    output = run("profile_step.py", "--backends", "jax", "--repeats", 1, "--rows", 2048)
+    table = {line[:22].strip(): line[22:].split() for line in output.splitlines()[-6:]}
+    times = ["forward", "forward and backward", "step", "a batch in fit", "floor", "gflops"]
+    assert list(table) == times
+    assert all(float(cells[0]) > 0 for cells in table.values())

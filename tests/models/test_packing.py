@@ -64,3 +64,11 @@ def test_names_with_odd_characters_and_orders() -> None:
         assert {name: float(v.reshape(-1)[0]) for name, v in back.items()} == {
             name: float(i) for i, name in enumerate(names)
         }
+
+
+def test_the_last_row_is_repeated_up_to_a_length() -> None:
+    numbers = {name: value for name, value in MIXED.items() if name != "words"}
+    for name, value in unpack(pack(numbers, 6)).items():
+        value = np.asarray(ops.convert_to_numpy(value)).reshape(6, -1)
+        expected = numbers[name].reshape(4, -1)
+        np.testing.assert_array_equal(value, expected[[0, 1, 2, 3, 3, 3]])
