@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -240,18 +242,16 @@ class MultiTaskModel(keras.Model):
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
         if rows == 0:  # which Keras refuses
             return super().predict_on_batch(x)
-        if rows is None or kwargs or self._replicas > 1:
-            x = packing.pack(x)
-            return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
-        size = pace.rows_at_once(self, batch_size)
-        if keras.backend.backend() != "jax":
-            return self._predict_by_slices(packing.pack(x), rows, size, verbose)
-        steps, self.steps_per_execution = self.steps_per_execution, 1
-        try:
+        with self._steps(1 if self._auto_steps else self.steps_per_execution):
+            asked = any(value is not None for value in kwargs.values())
+            if rows is None or asked or self._replicas > 1:
+                x = packing.pack(x)
+                return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+            size = pace.rows_at_once(self, batch_size)
+            if keras.backend.backend() != "jax":
+                return self._predict_by_slices(packing.pack(x), rows, size, verbose)
             x = packing.pack(x, pace.padded(rows, size))
             outputs = super().predict(x, batch_size=size, verbose=verbose)
-        finally:
-            self.steps_per_execution = steps
         return keras.tree.map_structure(lambda output: output[:rows], outputs)
 
     def _predict_by_slices(self, x: dict[str, Any], rows: int, size: int, verbose: Any) -> Any:
@@ -425,13 +425,34 @@ class MultiTaskModel(keras.Model):
         steps = pace.steps_at_once(self, batch_size, callbacks) if plain else 1
         if steps != self.steps_per_execution:
             self.steps_per_execution = steps
-            self.train_function = self.test_function = None
+            if keras.backend.backend() == "tensorflow":  # whose functions hold the number
+                self.train_function = self.test_function = None
+
+    @contextlib.contextmanager
+    def _steps(self, steps: int) -> Iterator[None]:
+        before, self.steps_per_execution = self.steps_per_execution, steps
+        try:
+            yield
+        finally:
+            self.steps_per_execution = before
+
+    @property
+    def _steps_in_functions(self) -> int:
+        """The number to make functions for: those that JAX makes for two take any."""
+        jax = keras.backend.backend() == "jax"
+        return 2 if self._auto_steps and jax else self.steps_per_execution
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the function that trains on a batch."""
         if self._full_batches_by_xla and (force or self._step is None):
             self._step = FullBatchesByXLA(super().train_step)
-        return super().make_train_function(force)
+        with self._steps(self._steps_in_functions):
+            return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Make the function that evaluates a batch."""
+        with self._steps(self._steps_in_functions):
+            return super().make_test_function(force)
 
     def train_step(self, *args: Any) -> Any:
         """Run one training step; Keras' trainers call it, each with its own arguments."""

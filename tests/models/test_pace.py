@@ -111,6 +111,43 @@ def test_a_watcher_in_a_later_fit_sees_every_batch() -> None:
     assert model.steps_per_execution == 1
 
 
+@pytest.mark.skipif(toy.BACKEND == "torch", reason="one step per call on torch")
+def test_every_row_of_a_data_set_is_predicted_after_training_in_many_steps() -> None:
+    model = toy.build("SharedBottom")
+    model.compile("sgd", **toy.NO_XLA)
+    expected = model.predict(X, verbose=0)
+    model.fit(X, [y * 0 for y in Y], batch_size=50, verbose=0)
+    assert model.steps_per_execution == 32
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 15
+
+        def __getitem__(self, index: int) -> Any:
+            return ({name: value[index * 10 : index * 10 + 10] for name, value in X.items()},)
+
+    trained = model.predict(X, verbose=0)
+    assert np.abs(trained[0] - expected[0]).max() > 1e-4
+    toy.same(model.predict(Batches(), verbose=0), trained)
+    toy.same(model.predict(X, batch_size=20, verbose=0, callbacks=[Watcher()]), trained)
+    toy.same(model.predict_on_batch(X), trained)
+    # The total loss: on TensorFlow Keras doesn't weigh the tasks' losses by the batches' lengths.
+    losses = [model.evaluate(X, Y, verbose=0, batch_size=rows)[0] for rows in (20, N)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.skipif(toy.BACKEND != "jax", reason="about JAX")
+def test_another_number_of_steps_compiles_nothing_on_jax() -> None:
+    model = toy.build("SharedBottom")
+    model.compile("sgd")
+    model.fit(X, Y, batch_size=50, verbose=0)
+    function = model.train_function
+    watcher = Watcher()
+    model.fit(X, Y, batch_size=50, verbose=0, callbacks=[watcher])
+    assert watcher.seen == [0, 1, 2]
+    assert model.train_function is function
+
+
 def test_auto_is_saved_and_a_number_is_kept(tmp_path: Any) -> None:
     for given in ("auto", 1 if toy.BACKEND == "torch" else 3):  # Keras' torch takes 1 only
         model = toy.build("SharedBottom")
