@@ -342,8 +342,11 @@ def main() -> None:
         kind, name, path, start = args.here
         measure_here(kind, name, Path(path), float(start), args.epochs)
         return
+    from mtl.benchmark.command import check_folder
     from mtl.benchmark.processes import in_turns, measure
 
+    check_folder("--json", args.json)
+    check_folder("--plot", args.plot)
     asked = [c for c in args.contenders if c.startswith("torch-rechub")]
     if asked and not args.rechub_python:
         args.contenders = [c for c in args.contenders if c not in asked]
@@ -356,11 +359,8 @@ def main() -> None:
         for repeat, (name, contender) in in_turns(cases, args.repeats):
             kind, backend = CONTENDERS[contender]
             python = args.rechub_python if kind.startswith("rechub") else sys.executable
-            quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
             command = [__file__, "--epochs", str(args.epochs), "--here", kind, name, str(path)]
-            result = measure(
-                [*command, str(time.time())], {"KERAS_BACKEND": backend, **quiet}, python
-            )
+            result = measure([*command, str(time.time())], {"KERAS_BACKEND": backend}, python)
             results.append({"contender": contender, "model": name, "repeat": repeat, **result})
             print(results[-1], file=sys.stderr, flush=True)
     print(f"{count:,} rows, {os.cpu_count()} cores, {args.repeats} runs: median (min-max), and")

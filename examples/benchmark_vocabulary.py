@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtl.benchmark.command import check_folder
 from mtl.benchmark.processes import in_turns, measure, report
 
 CONTENDERS = {
@@ -128,13 +129,14 @@ def main() -> None:
     if args.here:
         measure_here(args.here[0], int(args.here[1]), args.seconds)
         return
+    check_folder("--json", args.json)
+    check_folder("--plot", args.plot)
     results = []
     cases = [(name, v) for v in args.vocabularies for name in args.contenders]
     for repeat, (name, vocabulary) in in_turns(cases, args.repeats):
         backend, kind = CONTENDERS[name]
         command = [__file__, "--here", kind, str(vocabulary), "--seconds", str(args.seconds)]
-        quiet = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-        result = measure(command, quiet)
+        result = measure(command, {"KERAS_BACKEND": backend})
         results.append({"contender": name, "vocabulary": vocabulary, "repeat": repeat, **result})
         print({k: v for k, v in results[-1].items() if k != "steps"}, file=sys.stderr, flush=True)
     print("\nmilliseconds per step and peak memory (MiB), medians\n")

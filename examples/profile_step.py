@@ -17,6 +17,7 @@ from mtl.benchmark import CENSUS_INCOME
 from mtl.benchmark.processes import in_turns, measure, report
 from mtl.data import load_census_income
 from mtl.models import PLE
+from mtl.models.pace import dense_parameters
 
 BACKENDS = ("jax", "tensorflow", "torch")
 BATCH = 1024
@@ -28,7 +29,6 @@ def functions(model, x: dict, y: list) -> dict:
     backend = keras.backend.backend()
     if backend == "jax":
         return jax_functions(model, x, y)
-    step = lambda: model.train_on_batch(x, y)  # noqa: E731
     if backend == "torch":
 
         def gradients():
@@ -38,7 +38,7 @@ def functions(model, x: dict, y: list) -> dict:
         return {
             "forward": lambda: model(x, training=True),
             "forward and backward": gradients,
-            "step": step,
+            "step": lambda: model.train_on_batch(x, y),
         }
     import tensorflow as tf
 
@@ -117,9 +117,7 @@ def measure_here(rows: int | None) -> None:
     model.fit(x, y, batch_size=BATCH, verbose=0)
     in_fit = 1000 * (time.perf_counter() - start) / np.ceil(len(y[0]) / BATCH)
 
-    tables = {id(weight) for _, weight in model.encoder.tables}
-    kernels = sum(int(np.prod(v.shape)) for v in model.weights if id(v) not in tables)
-    operations = 2 * 3 * BATCH * kernels
+    operations = 2 * 3 * BATCH * dense_parameters(model)
     large = keras.ops.ones((2048, 2048))
     product = milliseconds(lambda: keras.ops.convert_to_numpy(keras.ops.matmul(large, large)), 10)
     rate = 2 * 2048**3 / product  # per millisecond
@@ -143,8 +141,7 @@ def main() -> None:
     results = {backend: [] for backend in args.backends}
     rows = ["--rows", str(args.rows)] if args.rows else []
     for _, backend in in_turns(args.backends, args.repeats):
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-        result = measure([__file__, "--here", *rows], {"KERAS_BACKEND": backend, **quiet})
+        result = measure([__file__, "--here", *rows], {"KERAS_BACKEND": backend})
         if "error" in result:
             print(f"{backend} is left out: {result['error']}")
         results[backend].append(result)

@@ -189,7 +189,8 @@ def _input_dtype(dtype: str) -> str:
 def _own(column: Any) -> Any:
     """Return a column of DeepCTR, if it was imported after the classes were defined, as ours."""
     kind = type(column)
-    return globals()[kind.__name__](*column) if kind.__module__ == _MODULE else column
+    own: Any = globals()[kind.__name__] if kind.__module__ == _MODULE else kind
+    return column if own is kind else own(*column)
 
 
 def _check_column(column: Any) -> Any:

@@ -52,8 +52,7 @@ def run(
     Raises:
         FileNotFoundError: the folder of `--json` doesn't exist; before any training.
     """
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise FileNotFoundError(f"`--json` should be in an existing folder. Received: {args.json}")
+    check_folder("--json", args.json)
     start = time.perf_counter()
     recipe = recipe.with_training(
         epochs=args.epochs,
@@ -72,6 +71,12 @@ def run(
     print(f"\n{time.perf_counter() - start:.0f} s in all")
     if args.json:
         _write_json(args.json, {"title": title, "arguments": vars(args), **_versions()}, results)
+
+
+def check_folder(option: str, path: str | Path | None) -> None:
+    """Raise a FileNotFoundError if a file that is to be written, if any, has no folder."""
+    if path and not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"`{option}` should be in an existing folder. Received: {path}")
 
 
 def _write_json(path: str, head: dict[str, Any], results: list[Any]) -> None:

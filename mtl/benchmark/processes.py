@@ -13,6 +13,7 @@ from typing import Any
 # Standard library only: the environment of a peer runs this file without mtl.
 
 _MARK = "measured: "
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
 
 
 def measure(
@@ -32,7 +33,7 @@ def measure(
     """
     done = subprocess.run(
         [python, *command],
-        env={**os.environ, **environment},
+        env={**os.environ, **_QUIET, **environment},
         capture_output=True,
         text=True,
         check=False,

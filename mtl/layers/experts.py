@@ -116,8 +116,8 @@ class Experts(keras.layers.Layer):
             # Expert by expert: Keras would count the expert axis of a 3-D kernel as receptive
             # field, and shrink its spread by the square root of the number of experts.
             seeds = [derive_seed(self.seed, "kernel", depth, e) for e in range(shape[0])]
-            kernels = [ops.convert_to_numpy(glorot(seed)(shape[1:], "float32")) for seed in seeds]
-            return ops.convert_to_tensor(np.stack(kernels), dtype)
+            kernels = np.stack([glorot(seed).draw(shape[1:]) for seed in seeds])
+            return ops.convert_to_tensor(kernels, dtype)
 
         return initialize
 

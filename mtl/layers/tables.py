@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from mtl.features import DenseFeat, VarLenSparseFeat, sparse_part
-from mtl.seeds import derive_seed, reseed
+from mtl.seeds import derive_seed, draw, reseed
 
 # A vocabulary above this stands alone, so that it can be placed or sharded by itself.
 LARGE_VOCABULARY = 1_000_000
@@ -108,8 +108,9 @@ class Table:
             rows = np.zeros(shape, "float32")
             for part in self.slices.values():
                 initializer = reseed(part.initializer, derive_seed(seed, part.embedding_name))
-                drawn = initializer((part.size, self.dim), dtype="float32")
-                rows[part.offset : part.offset + part.size] = ops.convert_to_numpy(drawn)
+                rows[part.offset : part.offset + part.size] = draw(
+                    initializer, (part.size, self.dim)
+                )
             return ops.convert_to_tensor(rows, dtype)
 
         return initialize

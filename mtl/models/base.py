@@ -43,7 +43,6 @@ class MultiTaskModel(keras.Model):
     _full_batches_by_xla = False  # until `compile` decides
     _step: Any = None
     _has_step_variables = False
-    _lazy = False
     _auto_steps = False
 
     # With this signature every Keras version revives, clones and pickles the model by its graph.
@@ -125,11 +124,9 @@ class MultiTaskModel(keras.Model):
         self._full_batches_by_xla = (
             jit_compile == "auto" and not run_eagerly and self._xla_on_cpu_pays()
         )
-        lazy = isinstance(getattr(self.optimizer, "inner_optimizer", self.optimizer), LazyOptimizer)
-        self._lazy = lazy
         for variable in self.trainable_variables:
-            variable.sparse_gradient = lazy
-        if lazy:  # its variables are needed when the step is traced
+            variable.sparse_gradient = self._lazy
+        if self._lazy:  # its variables are needed when the step is traced
             self.optimizer.build(self.trainable_variables)
 
     def get_compile_config(self) -> Any:
@@ -276,6 +273,10 @@ class MultiTaskModel(keras.Model):
             progress.on_predict_batch_end(step)
         progress.on_predict_end()
         return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)
+
+    @property
+    def _lazy(self) -> bool:
+        return isinstance(getattr(self.optimizer, "inner_optimizer", self.optimizer), LazyOptimizer)
 
     @property
     def _replicas(self) -> int:

@@ -65,10 +65,14 @@ def padded(have: int, rows: int) -> int:
     return min(1 << (have - 1).bit_length(), rows)
 
 
+def dense_parameters(model: Any) -> int:
+    """Return the number of weights outside of embedding tables: a row's multiply-adds."""
+    return sum(math.prod(v.shape) for v in model.weights if not is_table(v))
+
+
 def _rows(model: Any) -> int:
     """Return how many rows the work of one call is."""
-    dense: int = sum(math.prod(v.shape) for v in model.weights if not is_table(v))
-    return _WORK // max(dense, 1)
+    return _WORK // max(dense_parameters(model), 1)
 
 
 def _watches_batches(callback: Any) -> bool:
