@@ -34,7 +34,7 @@ CONTENDERS = {
     "torch-rechub, no loader": ("rechub_batches", ""),
 }
 IMPORTS = {
-    "mtl": ["mtl.models", "mtl.benchmark"],
+    "mtl": ["mtl.models"],
     "deepctr": ["deepctr.models"],
     "deepctr_xla": ["deepctr.models"],
     "rechub": ["torch_rechub.models.multi_task", "torch_rechub.trainers"],
@@ -59,12 +59,14 @@ class Rows:
         arrays = np.load(path)
         self.vocabularies = json.loads(str(arrays["vocabularies"]))
         self.dense = json.loads(str(arrays["dense"]))
+        self.sizes = json.loads(str(arrays["sizes"]))
         self.x = {name: arrays[f"x/{name}"] for name in [*self.vocabularies, *self.dense]}
         self.y = [arrays["y/0"], arrays["y/1"]]
 
     @staticmethod
     def write(path: Path, most: int | None) -> int:
         """Write them to a file, the first ones or all, and return how many there are."""
+        from mtl.benchmark import CENSUS_INCOME
         from mtl.data import load_census_income
         from mtl.features import SparseFeat
 
@@ -75,7 +77,9 @@ class Rows:
         x, y = data.train
         arrays = {f"x/{name}": x[name][:most] for name in [*sparse, *dense]}
         labels = {f"y/{i}": label[:most].astype("float32") for i, label in enumerate(y)}
-        np.savez(path, **arrays, **labels, vocabularies=json.dumps(sparse), dense=json.dumps(dense))
+        facts = {"vocabularies": sparse, "dense": dense, "sizes": CENSUS_INCOME.sizes}
+        facts = {name: json.dumps(fact) for name, fact in facts.items()}
+        np.savez(path, **arrays, **labels, **facts)
         return len(labels["y/0"])
 
     def labels(self, model: str) -> list:
@@ -96,12 +100,11 @@ def keras_calls(model, rows: Rows, name: str):
 def mtl(name: str, rows: Rows):
     """Build this library's model; return its `fit` and `predict`."""
     import mtl.models
-    from mtl.benchmark import CENSUS_INCOME
     from mtl.features import DenseFeat, SparseFeat
 
     columns = [SparseFeat(n, v, 4) for n, v in rows.vocabularies.items()]
     columns += [DenseFeat(n) for n in rows.dense]
-    model = getattr(mtl.models, name)(columns, num_tasks=2, **CENSUS_INCOME.sizes[name])
+    model = getattr(mtl.models, name)(columns, num_tasks=2, **rows.sizes[name])
     model.compile("adam")
     return keras_calls(model, rows, name)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from typing import Any
 
 _MARK = "measured: "
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+# Module: distribution.
+_PACKAGES = {
+    "mtl": "keras-mtl",
+    "keras": "keras",
+    "tensorflow": "tensorflow",
+    "jax": "jax",
+    "torch": "torch",
+    "deepctr": "deepctr",
+    "torch_rechub": "torch-rechub",
+}
 
 
 def measure(
@@ -46,8 +57,10 @@ def measure(
 
 
 def report(**values: Any) -> None:
-    """Print what this process measured, with its peak memory, for `measure` to read."""
-    print(_MARK + json.dumps({**values, "peak_mib": peak_mib()}), flush=True)
+    """Print what this process measured, with its peak memory and versions, for `measure`."""
+    versions = {name: version(name) for module, name in _PACKAGES.items() if module in sys.modules}
+    facts = {"peak_mib": peak_mib(), "versions": versions}
+    print(_MARK + json.dumps({**values, **facts}), flush=True)
 
 
 def peak_mib() -> float:

@@ -16,6 +16,7 @@ def test_what_a_script_reports_comes_back(tmp_path):
     script.write_text(SCRIPT)
     result = measure([str(script), "1.5"], {"VALUE": "x"})
     peak = result.pop("peak_mib")
+    assert "keras-mtl" in result.pop("versions")
     assert result == {"ms": 1.5, "value": "x"}
     assert 1 < peak < 1e6
 
