@@ -1,0 +1,1 @@
+"""Balancing the tasks of a model in training."""
