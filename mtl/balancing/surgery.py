@@ -1,0 +1,450 @@
+"""Balancers that combine the tasks' gradients on the shared parameters of a model.
+
+Notation: g_k is the gradient of task k's loss, n_k = |g_k|, u_k = g_k / n_k, and R the matrix of
+cosines u_i · u_j; d = Σ_k c_k g_k is the combined gradient. All methods are computed from R and
+the norms, so that gradients may be of any scale: if all are multiplied by s, so is d (except that
+of `NashMTL`, whose length is constant).
+
+A task whose gradient is zero, as that of a task without a label in the batch, is left out: its
+coefficient is 0, and the others get those that they would get without it. If all gradients are
+zero, so are all coefficients. Where gradients are linearly dependent, as two that are equal,
+several coefficients give the same d; one of these is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from mtl import checks
+from mtl.balancing.base import GradientBalancer
+
+__all__ = ["IMTLG", "MGDA", "AlignedMTL", "CAGrad", "GradVac", "NashMTL", "PCGrad"]
+
+TINY = 1e-30
+
+
+def normalize(gram: Any) -> tuple[Any, Any]:
+    """Return the cosines R `(T, T)` and the norms `(T,)` of the gradients."""
+    squares = ops.diagonal(gram)
+    squares = ops.where(squares > TINY, squares, 0.0)
+    inverse = reciprocal(ops.sqrt(squares))
+    return gram * inverse[:, None] * inverse, ops.sqrt(squares)
+
+
+def reciprocal(x: Any) -> Any:
+    """Return 1 / x, and 0 for 0."""
+    return ops.where(x > 0, 1.0 / ops.where(x > 0, x, 1.0), 0.0)
+
+
+def scales(norms: Any) -> Any:
+    """Return 1 / n_k `(T,)`, times the least norm; 0 for a zero gradient."""
+    inverse = reciprocal(norms)
+    return inverse / ops.maximum(ops.max(inverse), TINY)
+
+
+def multiply(x: Any, matrix: Any) -> Any:
+    """Return x @ matrix for x of shape `(..., T)`, in full precision on every device."""
+    return ops.sum(x[..., :, None] * matrix, axis=-2)
+
+
+def dot(x: Any, y: Any) -> Any:
+    """Return the inner products along the last axis."""
+    return ops.sum(x * y, axis=-1)
+
+
+def solve(matrix: Any, rhs: Any) -> Any:
+    """Solve linear systems of positive semi-definite matrices by Gauss-Jordan elimination.
+
+    TensorFlow's own solvers raise errors for singular matrices, or don't compile under XLA.
+
+    Args:
+        matrix: tensor of shape `(..., T, T)`. Its diagonal should be 0 or of about 1.
+        rhs: tensor of shape `(..., T, R)`.
+
+    Returns:
+        A tensor of shape `(..., T, R)`. An unknown whose column depends on those before is 0.
+    """
+    size = matrix.shape[-1]
+    rows = ops.concatenate([matrix, rhs], axis=-1)
+    for k in range(size):
+        pivot = rows[..., k : k + 1, k : k + 1]
+        row = rows[..., k : k + 1, :] * reciprocal(ops.where(pivot > 1e-6, pivot, 0.0))
+        here = (np.arange(size) == k)[:, None]
+        rows = ops.where(here, row, rows - rows[..., k : k + 1] * row)
+    return rows[..., size:]
+
+
+def solve_faces(matrix: Any, *rhs: Any) -> list[Any]:
+    """Solve `matrix[S, S] x[S] = rhs[S]` for every nonempty set S of tasks, with 0 outside S.
+
+    The solution of a convex problem over nonnegative coefficients is a stationary point on the set
+    of tasks where it is positive. There are few tasks: all sets at once take less time than the
+    steps of an iterative solver, and the solution is exact.
+
+    Args:
+        matrix: tensor of shape `(T, T)`.
+        *rhs: tensors of shape `(T,)`.
+
+    Returns:
+        A tensor of shape `(2**T - 1, T)` for every right-hand side.
+    """
+    tasks = matrix.shape[0]
+    sets = (np.arange(1, 2**tasks)[:, None] >> np.arange(tasks)) & 1
+    inside = ops.convert_to_tensor(sets.astype("float32"))[:, :, None]
+    solved = solve(matrix * inside * ops.swapaxes(inside, 1, 2), ops.stack(rhs, axis=-1) * inside)
+    return [solved[..., i] for i in range(len(rhs))]
+
+
+class FaceBalancer(GradientBalancer):
+    """A method that tries all sets of tasks; see `solve_faces`."""
+
+    def build(self, input_shape: Sequence[int]) -> None:
+        """Check the number of tasks.
+
+        Raises:
+            ValueError: there are more than 12.
+        """
+        if input_shape[0] > 12:
+            raise ValueError(
+                f"{type(self).__name__} should be given at most 12 tasks, since it tries all sets "
+                f"of them. Received: {input_shape[0]} tasks"
+            )
+
+
+class Surgery(GradientBalancer):
+    """What `PCGrad` and `GradVac` share: each gradient meets the others, in random order.
+
+    Args:
+        seed: int or None. Where the random orders start; None means anew on every run. Defaults
+            to 1024.
+        **kwargs: `name` of the Keras layer.
+    """
+
+    def __init__(self, seed: int | None = 1024, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = checks.seed("seed", seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def _operate(self, cosines: Any, targets: Any) -> tuple[Any, Any]:
+        """Bring each unit gradient's cosines with the others up to targets, one after another.
+
+        Args:
+            cosines: tensor of shape `(T, T)`.
+            targets: tensor of shape `(T, T)`.
+
+        Returns:
+            Two tensors of shape `(T, T)`: the coefficients of what becomes of each unit gradient,
+            a row per task, and the cosines that were met.
+        """
+        tasks = cosines.shape[0]
+        rows = eye = ops.eye(tasks)
+        met = ops.zeros((tasks, tasks))
+        keys = keras.random.uniform((tasks, tasks), seed=self.seed_generator)
+        # The largest key is the task's own: it comes last, and is left out.
+        order = ops.argsort(keys + 2 * eye, axis=-1)
+        for step in range(tasks - 1):
+            other = ops.one_hot(order[:, step], tasks)
+            projected = multiply(rows, cosines)
+            norm = ops.sqrt(ops.maximum(dot(rows, projected), 1e-12))
+            cosine = ops.clip(dot(other, projected) / norm, -1.0, 1.0)
+            target = dot(other, targets)
+            # At least 1e-3, for the step to stay finite if two tasks have long had one gradient.
+            sine = ops.sqrt(ops.maximum(1.0 - target**2, 1e-6))
+            change = norm * (target * ops.sqrt(1.0 - cosine**2) / sine - cosine)
+            change = ops.where(cosine < target, change, 0.0)
+            rows = rows + change[:, None] * other
+            met = met + cosine[:, None] * other
+        return rows, met
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state, that of the random generator included."""
+        store["seed"] = ops.convert_to_numpy(self.seed_generator.state.value)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the state."""
+        self.seed_generator.state.assign(store["seed"])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        return {**super().get_config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class PCGrad(Surgery):
+    """Projecting conflicting gradients: gradients that conflict lose the part in which they do.
+
+    Each task's gradient meets those of the other tasks in random order, and is projected onto the
+    normal plane of each with which it then has a negative inner product:
+
+        g_i ← g_i - min(g_i · g_j, 0) / |g_j|² g_j,    d = Σ_i g_i
+
+    Without conflict, d is the sum of the gradients.
+
+    Args:
+        seed: int or None. Where the random orders start; None means anew on every run. Defaults
+            to 1024.
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020.
+    """
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`; see `GradientBalancer`."""
+        cosines, norms = normalize(gram)
+        rows, _ = self._operate(cosines, ops.zeros_like(cosines))
+        return multiply(norms, rows) * reciprocal(norms)
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class GradVac(Surgery):
+    """Gradient vaccine: PCGrad with a target above which cosines need not be mended.
+
+    Of each pair of tasks, a moving average φ̂_ij (from 0) is kept of the cosines φ_ij between g_i,
+    as it has then become, and g_j. Where φ_ij < φ̂_ij, g_i is turned until their cosine is φ̂_ij:
+
+        g_i ← g_i + |g_i| (φ̂_ij √(1 - φ_ij²) - φ_ij √(1 - φ̂_ij²)) / (|g_j| √(1 - φ̂_ij²)) g_j
+        φ̂_ij ← (1 - β) φ̂_ij + β φ_ij,    d = Σ_i g_i
+
+    With β = 0 it is PCGrad.
+
+    Args:
+        beta: float in [0, 1). How fast the averages move. Defaults to 0.01, as in the paper.
+        seed: int or None. Where the random orders start; None means anew on every run. Defaults
+            to 1024.
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Wang et al., Gradient Vaccine: Investigating and Improving Multi-task Optimization in
+        Massively Multilingual Models, ICLR 2021.
+    """
+
+    def __init__(self, beta: float = 0.01, seed: int | None = 1024, **kwargs: Any) -> None:
+        super().__init__(seed, **kwargs)
+        self.beta = checks.rate("beta", beta)
+
+    def build(self, input_shape: Sequence[int]) -> None:
+        """Create the averages."""
+        tasks = input_shape[0]
+        self.targets = self.add_weight(
+            shape=(tasks, tasks), initializer="zeros", trainable=False, name="targets"
+        )
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`, and move the averages; see `GradientBalancer`."""
+        cosines, norms = normalize(gram)
+        targets = ops.convert_to_tensor(self.targets)
+        rows, met = self._operate(cosines, targets)
+        present = ops.cast(norms > 0, "float32")
+        pairs = present[:, None] * present * (1.0 - ops.eye(gram.shape[0]))
+        self.targets.assign(targets + self.beta * pairs * (met - targets))
+        return multiply(norms, rows) * reciprocal(norms)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the averages and the state of the random generator."""
+        super().save_own_variables(store)
+        store["targets"] = ops.convert_to_numpy(self.targets)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the averages and the state of the random generator."""
+        super().load_own_variables(store)
+        self.targets.assign(store["targets"])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        return {**super().get_config(), "beta": self.beta}
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class MGDA(FaceBalancer):
+    """Multiple gradient descent: the shortest vector in the convex hull of the gradients.
+
+        d = argmin |Σ_k c_k g_k|²    subject to    Σ_k c_k = 1, c_k ≥ 0
+
+    d · g_k ≥ |d|² for every task. If the tasks can't all be improved, d = 0.
+
+    Args:
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Désidéri, Multiple-gradient descent algorithm (MGDA) for multiobjective optimization,
+        Comptes Rendus Mathématique 2012.
+        Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018.
+    """
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`; see `GradientBalancer`."""
+        cosines, norms = normalize(gram)
+        # With z_k = c_k n_k: zᵀRz is to be least where hᵀz = 1. The constraint lets hhᵀ be added
+        # to R, which makes the system solvable where d = 0.
+        h = scales(norms)
+        (z,) = solve_faces(cosines + h[:, None] * h, h)
+        z = ops.maximum(z, 0.0)
+        total = dot(z, h)[:, None]
+        # At the solution, where |d| is at most the least norm, 1 / total = 1 + |d|² ≤ 2.
+        z = z / ops.maximum(total, 0.25)
+        projected = multiply(z, cosines)
+        gap = ops.max(dot(z, projected)[:, None] * h - projected, axis=-1)
+        gap = ops.where(total[:, 0] > 0.25, gap, np.inf)
+        return ops.take(z, ops.argmin(gap), axis=0) * h
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class CAGrad(FaceBalancer):
+    """Conflict-averse gradient descent: near the mean gradient, what helps the worst task most.
+
+        d = argmax min_k g_k · d    subject to    |d - g_0| ≤ c |g_0|
+
+    with g_0 the mean of the gradients, which is
+
+        d = g_0 + √φ / |g_w| g_w,    φ = c² |g_0|²
+
+    with g_w the g_w = Σ_k w_k g_k of the convex hull with the least g_w · g_0 + √φ |g_w|.
+
+    Args:
+        c: float in [0, 1). How far from the mean gradient d may go. 0 is the mean gradient.
+            Defaults to 0.5, as in the paper's first experiment; 0.4 is its choice for NYU-v2.
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Liu et al., Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS 2021.
+    """
+
+    def __init__(self, c: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.c = checks.rate("c", c)
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`; see `GradientBalancer`."""
+        cosines, norms = normalize(gram)
+        h, norms = scales(norms), norms * reciprocal(ops.max(norms))
+        present = ops.cast(norms > 0, "float32")
+        mean = norms * reciprocal(ops.sum(present))
+        radius = self.c * ops.sqrt(dot(mean, multiply(mean, cosines)))
+
+        # d - g_0 = Σ_k z_k u_k. On a set of tasks, g_k · d is the same for all where z is a sum of
+        # two orthogonal parts: one, with hᵀz = 0, takes the differences out of g_0; the other is
+        # along the shortest vector of the set's hull, and as long as the radius leaves it.
+        shifted = cosines + h[:, None] * h
+        shortest, levelling = solve_faces(shifted, h, multiply(mean, shifted))
+        shortest = shortest / ops.maximum(dot(shortest, h), TINY)[:, None]
+        levelling = dot(levelling, h)[:, None] * shortest - levelling
+        rest = ops.maximum(radius**2 - dot(levelling, multiply(levelling, cosines)), 0.0)
+        square = ops.maximum(dot(shortest, multiply(shortest, cosines)), 1e-7)
+        z = ops.maximum(levelling + ops.sqrt(rest / square)[:, None] * shortest, 0.0)
+
+        # Shortened to the radius, all are feasible: the one that helps the worst task most is it.
+        length = ops.sqrt(ops.maximum(dot(z, multiply(z, cosines)), TINY))
+        z = z * ops.minimum(radius / length, 1.0)[:, None]
+        gains = norms * multiply(mean + z, cosines)
+        worst = ops.min(ops.where(present > 0, gains, np.inf), axis=-1)
+        worst = ops.nan_to_num(worst, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+        return (mean + ops.take(z, ops.argmax(worst), axis=0)) * reciprocal(norms)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        return {**super().get_config(), "c": self.c}
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class AlignedMTL(GradientBalancer):
+    """Aligned-MTL: the gradients made orthogonal and equally long, then summed.
+
+    With G the matrix whose columns are the gradients, GᵀG = V diag(λ) Vᵀ, and σ² the least of the
+    eigenvalues λ that are not zero, the aligned gradients are the columns of
+
+        Ĝ = G B,    B = σ V diag(1 / √λ) Vᵀ,    d = Ĝ 1
+
+    over the eigenvalues that are not zero. All singular values of Ĝ are σ.
+
+    Args:
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023.
+    """
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`; see `GradientBalancer`."""
+        tasks = gram.shape[0]
+        values, vectors = ops.linalg.eigh(gram * reciprocal(ops.max(ops.diagonal(gram))))
+        present = values > ops.max(values) * tasks * np.finfo("float32").eps
+        roots = ops.sqrt(ops.where(present, values, 1.0))
+        ratios = ops.where(present, ops.min(ops.where(present, roots, np.inf)) / roots, 0.0)
+        return multiply(ratios * ops.sum(vectors, axis=0), ops.transpose(vectors))
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class IMTLG(GradientBalancer):
+    """Impartial multi-task learning, its gradient part (IMTL-G).
+
+    The combined gradient has equal projections on all gradients:
+
+        u_i · d = u_j · d,    Σ_k c_k = 1
+
+    As in the paper, coefficients may be negative.
+
+    Args:
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Liu et al., Towards Impartial Multi-task Learning, ICLR 2021.
+    """
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`; see `GradientBalancer`."""
+        cosines, norms = normalize(gram)
+        present = ops.cast(norms > 0, "float32")
+        # With z_k = c_k n_k, Rz is to be constant. Any multiple of 11ᵀ may be added to R, which
+        # makes the system solvable where d = 0.
+        z = solve(cosines + present[:, None] * present, present[:, None])[:, 0]
+        c = z * scales(norms)
+        # No multiple of c sums to 1 if c sums to 0.
+        total, least = ops.sum(c), ops.maximum(1e-6 * ops.sum(ops.abs(c)), TINY)
+        return c / ops.where(ops.abs(total) < least, least, total)
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class NashMTL(GradientBalancer):
+    """Nash-MTL: the solution of a bargaining game in which each task wants its loss to fall.
+
+    The coefficients are positive with
+
+        GᵀG c = 1 / c
+
+    (G the matrix whose columns are the gradients), so that every task has the same part in d:
+    c_k g_k · d = 1. So |d| is √T, however small the gradients are; the paper clips its norm to 1.
+    There is no solution where the tasks can't all be improved: the least eigenvalue of R is raised
+    to 1e-5, with which d goes to 0 there. The coefficients are computed anew in every step, which
+    the paper does less often to save time.
+
+    Args:
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022.
+    """
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`; see `GradientBalancer`."""
+        cosines, norms = normalize(gram)
+        present, eye = ops.cast(norms > 0, "float32"), ops.eye(gram.shape[0])
+        cosines = cosines + (1.0 - present) * eye  # so that tasks left out have no part in it
+        least = ops.min(ops.linalg.eigh(cosines)[0])
+        cosines = cosines + ops.maximum(1e-5 - least, 0.0) * eye
+
+        # With a_k = c_k n_k, this is where ½ aᵀRa - Σ_k log a_k is least. The function is
+        # self-concordant: Newton's steps over 1 + their decrement stay positive and arrive.
+        def step(_: Any, a: Any) -> Any:
+            gradient = multiply(a, cosines) - 1.0 / a
+            change = solve(cosines + eye / a**2, gradient[:, None])[:, 0]
+            decrement = ops.sqrt(ops.maximum(dot(gradient, change), 0.0))
+            return a - change / (1.0 + decrement)
+
+        a = ops.fori_loop(0, 40, step, ops.ones_like(norms))
+        return a * present * reciprocal(norms)

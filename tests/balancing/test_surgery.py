@@ -1,0 +1,444 @@
+"""Gradient surgery: cases worked out by hand, what theory says of each method, and edge cases."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy.optimize import minimize
+
+from mtl.balancing import surgery
+from mtl.balancing.base import GradientBalancer
+from mtl.balancing.surgery import IMTLG, MGDA, AlignedMTL, CAGrad, GradVac, NashMTL, PCGrad
+
+BACKEND = keras.backend.backend()
+METHODS = [PCGrad, GradVac, MGDA, CAGrad, AlignedMTL, IMTLG, NashMTL]
+DETERMINISTIC = METHODS[2:]
+# JAX always compiles, and torch never.
+COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}[BACKEND]
+
+# g_1 = (2, 0), g_2 = (-1, 1), and g_1 = (2, 0), g_2 = (1, 1).
+CONFLICT, HARMONY = [[4, -2], [-2, 2]], [[4, 2], [2, 2]]
+
+
+def make(method: type[GradientBalancer], tasks: int, **options: Any) -> GradientBalancer:
+    balancer = method(**options)
+    balancer.build((tasks,))
+    return balancer
+
+
+def runner(balancer: GradientBalancer, compiled: bool) -> Callable[[Any], np.ndarray]:
+    """Return the function from a Gram matrix to the coefficients, which also moves the state."""
+    step: Any = balancer.coefficients
+    if BACKEND == "tensorflow" and compiled:
+        import tensorflow as tf
+
+        step = tf.function(step, jit_compile=True)
+    if BACKEND == "jax":
+        import jax
+
+        @jax.jit
+        def stateless(values, gram, losses):
+            state = list(zip(balancer.variables, values, strict=True))
+            with keras.StatelessScope(state) as scope:
+                c = balancer.coefficients(gram, losses)
+            return c, [scope.get_current_value(v) for v in balancer.variables]
+
+        def step(gram, losses):
+            c, values = stateless([v.value for v in balancer.variables], gram, losses)
+            for variable, value in zip(balancer.variables, values, strict=True):
+                variable.assign(value)
+            return c
+
+    def run(gram: Any) -> np.ndarray:
+        gram = ops.convert_to_tensor(np.asarray(gram, "float32"))
+        c = ops.convert_to_numpy(step(gram, ops.ones(gram.shape[0])))
+        assert c.dtype == "float32"
+        return c.astype("float64")
+
+    return run
+
+
+@functools.cache
+def solver(method: type[GradientBalancer], tasks: int, compiled: bool = False) -> Any:
+    return runner(make(method, tasks), compiled)
+
+
+def solve(method: type[GradientBalancer], gram: Any) -> np.ndarray:
+    return solver(method, len(gram))(gram)
+
+
+def gradients(tasks: int, seed: int, size: int | None = None) -> np.ndarray:
+    """Return gradients of all angles, the longest ten times as long as the shortest."""
+    rng = np.random.default_rng([tasks, seed])
+    g = rng.normal(size=(tasks, tasks + 2 if size is None else size))
+    lengths = np.geomspace(0.5, 5, tasks)
+    return (g / np.linalg.norm(g, axis=1, keepdims=True) * lengths[:, None]).astype("float32")
+
+
+MANY = [gradients(tasks, seed).astype("float64") for tasks in (3, 4, 5) for seed in range(6)]
+
+
+# --- By hand ---
+
+
+HAND: list[tuple[type[GradientBalancer], dict[str, Any], Any, list[float]]] = [
+    # g_1 + 2/2 g_2 and g_2 + 2/4 g_1; nothing without conflict. GradVac starts from targets of 0.
+    (PCGrad, {}, CONFLICT, [1.5, 2]),
+    (PCGrad, {}, HARMONY, [1, 1]),
+    (GradVac, {}, CONFLICT, [1.5, 2]),
+    (GradVac, {}, HARMONY, [1, 1]),
+    # c_1 = (g_2 - g_1) · g_2 / |g_1 - g_2|² = 4 / 10, 0 / 2, and -2 / 10, outside of the hull.
+    (MGDA, {}, CONFLICT, [0.4, 0.6]),
+    (MGDA, {}, HARMONY, [0, 1]),
+    (MGDA, {}, [[26, 4], [4, 2]], [0, 1]),
+    # g_0 = (1, 1) / 2, √φ = c / √2. With g_1 · d = g_2 · d, d = (s, 3s), and 10 s² - 4 s + 1/2 = φ:
+    # s = 1/4 for c = 1/2, which happens to be along g_2; (4 + √8.8) / 20 for c = 0.8.
+    (CAGrad, {}, CONFLICT, [0.5, 0.75]),
+    (CAGrad, {"c": 0.8}, CONFLICT, [0.2 * (2 + 2.2**0.5), 0.3 * (2 + 2.2**0.5)]),
+    # g_0 = (3, 1) / 2: g_2 · g_0 = 2 < g_1 · g_0 = 3, and so it stays: d = g_0 + √φ g_2 / |g_2|.
+    (CAGrad, {}, HARMONY, [0.5, 0.5 + 0.25 * 5**0.5]),
+    (CAGrad, {"c": 0}, CONFLICT, [0.5, 0.5]),
+    # √M = (M + √|M|) / √(tr M + 2 √|M|), so that M^(-1/2) 1 is √10 / 20 (6, 8), and (2, 4) without
+    # conflict. σ² is 3 - √5.
+    (AlignedMTL, {}, CONFLICT, [6 * (30 - 500**0.5) ** 0.5 / 20, 8 * (30 - 500**0.5) ** 0.5 / 20]),
+    (AlignedMTL, {}, HARMONY, [2 * (30 - 500**0.5) ** 0.5 / 20, 4 * (30 - 500**0.5) ** 0.5 / 20]),
+    (AlignedMTL, {}, [[9, 0], [0, 1]], [1 / 3, 1]),
+    # c_1 |g_1| = c_2 |g_2|, whatever the angle.
+    (IMTLG, {}, CONFLICT, [1 / (1 + 2**0.5), 1 / (1 + 0.5**0.5)]),
+    (IMTLG, {}, HARMONY, [1 / (1 + 2**0.5), 1 / (1 + 0.5**0.5)]),
+    # c_k |g_k| = 1 / √(1 + cosine), the cosine is ±1 / √2.
+    (NashMTL, {}, CONFLICT, [(1 - 0.5**0.5) ** -0.5 / 2, (1 - 0.5**0.5) ** -0.5 / 2**0.5]),
+    (NashMTL, {}, HARMONY, [(1 + 0.5**0.5) ** -0.5 / 2, (1 + 0.5**0.5) ** -0.5 / 2**0.5]),
+]
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize(("method", "options", "gram", "expected"), HAND)
+def test_two_tasks_by_hand(
+    method: Any, options: dict[str, Any], gram: Any, expected: list[float], compiled: bool
+) -> None:
+    if options or method is GradVac:
+        c = runner(make(method, 2, **options), compiled)(gram)
+    else:
+        c = solver(method, 2, compiled)(gram)
+    np.testing.assert_allclose(c, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_gradvac_turns_gradients_to_the_average_cosine(compiled: bool) -> None:
+    run = runner(make(GradVac, 2, beta=0.5), compiled)
+    np.testing.assert_allclose(run(CONFLICT), [1.5, 2], atol=1e-6)
+    # The cosine was -1/√2, and half of it is the target now: g_1 gets |g_1| / |g_2| =√2 times
+    # (-1/(2√2) √(1/2) / √(7/8) + 1/√2) g_2, which is 1 - 1/√7 times; g_2 gets half of that of g_1.
+    mend = 1 - 7**-0.5
+    np.testing.assert_allclose(run(CONFLICT), [1 + mend / 2, 1 + mend], atol=1e-6)
+
+
+# --- What theory says ---
+
+
+def test_mgda_is_the_shortest_vector_of_the_hull() -> None:
+    for g in MANY:
+        c, gram = solve(MGDA, g @ g.T), g @ g.T
+        assert c.min() >= 0
+        assert c.sum() == pytest.approx(1, abs=1e-6)
+        gains = gram @ c - c @ gram @ c
+        np.testing.assert_allclose(np.minimum(gains, 0), 0, atol=1e-5)
+        np.testing.assert_allclose(gains[c > 1e-6], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("g", MANY[::3])
+def test_mgda_agrees_with_scipy(g: np.ndarray) -> None:
+    found = minimize(
+        lambda w: w @ g @ g.T @ w,
+        np.full(len(g), 1 / len(g)),
+        jac=lambda w: 2 * g @ g.T @ w,
+        bounds=[(0, 1)] * len(g),
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
+        method="SLSQP",
+        options={"ftol": 1e-12},
+    )
+    np.testing.assert_allclose(solve(MGDA, g @ g.T) @ g, found.x @ g, atol=2e-5)
+
+
+@pytest.mark.parametrize("g", MANY[::3])
+def test_cagrad_agrees_with_scipy_on_the_primal_problem(g: np.ndarray) -> None:
+    mean = g.mean(0)
+    radius = 0.5 * np.linalg.norm(mean)
+    found = minimize(  # over d and a bound from below on what a task gains
+        lambda x: -x[-1],
+        np.append(mean, (g @ mean).min()),
+        constraints=[
+            {"type": "ineq", "fun": lambda x: g @ x[:-1] - x[-1]},
+            {"type": "ineq", "fun": lambda x: radius**2 - np.sum((x[:-1] - mean) ** 2)},
+        ],
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 300},
+    )
+    d = solve(CAGrad, g @ g.T) @ g
+    assert np.linalg.norm(d - mean) <= radius * (1 + 1e-5)
+    assert (g @ d).min() == pytest.approx(found.x[-1], abs=1e-5)
+    np.testing.assert_allclose(d, found.x[:-1], atol=1e-3)
+
+
+def test_cagrad_where_all_tasks_cannot_be_improved() -> None:
+    # g_1 and g_2 are opposite, and g_0 = (-1/3, 1/3) can be moved to where both gain 0, not less.
+    g = np.array([[1, 0], [-2, 0], [0, 1]])
+    c = runner(make(CAGrad, 3, c=0.9), BACKEND == "jax")(g @ g.T)
+    d = c @ g
+    assert d[0] == pytest.approx(0, abs=2e-3)
+    assert np.linalg.norm(d - g.mean(0)) <= 0.9 * np.linalg.norm(g.mean(0)) * (1 + 1e-3)
+
+
+def test_imtlg_projects_equally_on_all_gradients() -> None:
+    for g in MANY:
+        c = solve(IMTLG, g @ g.T)
+        assert c.sum() == pytest.approx(1, abs=1e-4)
+        projections = g @ (c @ g) / np.linalg.norm(g, axis=1)
+        scale = np.linalg.norm(c[:, None] * g)
+        np.testing.assert_allclose(projections, projections.mean(), atol=1e-5 * scale)
+
+
+def test_imtlg_is_the_linear_system_of_the_paper() -> None:
+    g = MANY[0]
+    u = g / np.linalg.norm(g, axis=1, keepdims=True)
+    apart, unit = g[0] - g[1:], u[0] - u[1:]
+    rest = g[0] @ unit.T @ np.linalg.inv(apart @ unit.T)
+    np.testing.assert_allclose(solve(IMTLG, g @ g.T), [1 - rest.sum(), *rest], rtol=1e-4)
+
+
+def test_aligned_gradients_are_orthogonal_and_of_one_length() -> None:
+    # The sum of the aligned gradients Ĝ is d; Ĝ is the nearest multiple of an isometry to G.
+    for g in MANY:
+        left, values, right = np.linalg.svd(g.T, full_matrices=False)
+        aligned = values.min() * left @ right
+        np.testing.assert_allclose(np.linalg.svd(aligned)[1], values.min())
+        np.testing.assert_allclose(solve(AlignedMTL, g @ g.T) @ g, aligned.sum(1), atol=2e-5)
+
+
+def test_aligned_mtl_leaves_out_what_the_gradients_do_not_span() -> None:
+    # g_1 = (2, 0), g_2 = (-1, 0): GᵀG has the one eigenvector (2, -1) / √5.
+    np.testing.assert_allclose(solve(AlignedMTL, [[4, -2], [-2, 1]]), [0.4, -0.2], atol=1e-6)
+
+
+def test_nash_mtl_gives_every_task_the_same_part() -> None:
+    for g in MANY:
+        c = solve(NashMTL, g @ g.T)
+        assert c.min() > 0
+        np.testing.assert_allclose(g @ (c @ g), 1 / c, rtol=5e-5)
+        assert np.linalg.norm(c @ g) == pytest.approx(len(g) ** 0.5, rel=1e-5)
+
+
+def operated(g: np.ndarray, orders: Any, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the equation of GradVac makes of gradients, and the cosines that it met."""
+    changed, met = g.copy(), targets.copy()
+    for i, order in enumerate(orders):
+        for j in order:
+            n_i, n_j = np.linalg.norm(changed[i]), np.linalg.norm(g[j])
+            met[i, j] = phi = changed[i] @ g[j] / (n_i * n_j)
+            if phi < targets[i, j]:
+                sine = np.sqrt(1 - targets[i, j] ** 2)
+                step = n_i * (targets[i, j] * np.sqrt(1 - phi**2) - phi * sine) / (n_j * sine)
+                changed[i] += step * g[j]
+                cosine = changed[i] @ g[j] / (np.linalg.norm(changed[i]) * n_j)
+                assert cosine == pytest.approx(targets[i, j])
+    return changed, met
+
+
+def all_orders(tasks: int) -> Any:
+    others = [[j for j in range(tasks) if j != i] for i in range(tasks)]
+    return itertools.product(*(itertools.permutations(some) for some in others))
+
+
+def test_pcgrad_projects_in_random_orders() -> None:
+    g = np.array([[1, 0, 0.2], [-1, 0.8, 0], [-0.5, -1, 1]])
+    sums = [operated(g, orders, np.zeros((3, 3)))[0].sum(0) for orders in all_orders(3)]
+    assert len(np.unique(np.round(sums, 6), axis=0)) == 8
+    run = runner(make(PCGrad, 3), BACKEND == "jax")
+    seen = set()
+    for _ in range(40):
+        far = np.abs(sums - run(g @ g.T) @ g).max(-1)
+        assert far.min() < 1e-5
+        seen.add(far.argmin())
+    assert len(seen) == 8
+
+
+def test_gradvac_follows_its_equation_in_random_orders() -> None:
+    balancer: Any = make(GradVac, 3, beta=0.3)
+    run = runner(balancer, BACKEND == "jax")
+    rng = np.random.default_rng(0)
+    targets, turned = np.zeros((3, 3)), 0
+    for _ in range(4):
+        g = rng.normal(size=(3, 4)) + 0.4
+        d = run(g @ g.T) @ g
+        averages = ops.convert_to_numpy(balancer.targets)
+        far = []
+        for orders in all_orders(3):
+            changed, met = operated(g, orders, targets)
+            expected = targets + 0.3 * (met - targets)
+            far.append(max(np.abs(changed.sum(0) - d).max(), np.abs(expected - averages).max()))
+            turned += int(np.sum((met < targets) & (targets > 0)))
+        assert min(far) < 1e-5
+        targets = averages.astype("float64")
+    assert turned > 0
+
+
+# --- What every method does ---
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e3])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_scale_of_all_gradients_does_not_matter(method: Any, scale: float) -> None:
+    g = MANY[0]
+    for gram in (np.array(CONFLICT), g @ g.T):
+        # GradVac's state, and random orders, start anew.
+        c = runner(make(method, len(gram)), False)(gram)
+        scaled = runner(make(method, len(gram)), False)(gram * scale**2)
+        factor = scale if method is NashMTL else 1
+        np.testing.assert_allclose(scaled * factor, c, rtol=1e-4, atol=1e-6)
+
+
+def test_nash_mtl_and_imtlg_see_angles_alone() -> None:
+    g, s = MANY[0], np.array([1e-3, 1, 100])
+    other = g * s[:, None]
+    c = solve(NashMTL, other @ other.T)
+    np.testing.assert_allclose(c * s, solve(NashMTL, g @ g.T), rtol=1e-4)
+    c = solve(IMTLG, other @ other.T) * s / solve(IMTLG, g @ g.T)
+    np.testing.assert_allclose(c, c[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", DETERMINISTIC)
+def test_the_order_of_the_tasks_does_not_matter(method: Any) -> None:
+    for g in MANY[6:9]:
+        order = [2, 0, 3, 1]
+        c = solve(method, g[order] @ g[order].T)
+        expected = solve(method, g @ g.T)[order]
+        np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_without_gradient_is_left_out(method: Any, compiled: bool) -> None:
+    g = np.array([[2.0, 0], [0, 0], [-1, 1]])
+    run = runner(make(method, 3), compiled)
+    expected = next(e for m, options, gram, e in HAND if m is method and gram is CONFLICT)
+    np.testing.assert_allclose(run(g @ g.T), [expected[0], 0, expected[1]], atol=2e-6)
+    np.testing.assert_array_equal(run(np.zeros((3, 3))), 0)
+
+
+def test_gradvac_takes_no_average_of_a_task_without_gradient() -> None:
+    balancer: Any = make(GradVac, 3)
+    g = np.array([[2.0, 0], [0, 0], [-1, 1]])
+    runner(balancer, False)(g @ g.T)
+    average = -0.01 / 2**0.5
+    expected = [[0, 0, average], [0, 0, 0], [average, 0, 0]]
+    np.testing.assert_allclose(ops.convert_to_numpy(balancer.targets), expected, atol=1e-7)
+
+
+OPPOSITE = np.array([[2.0, 0], [-4, 0]])
+EQUAL = np.array([[1.0, 2], [1, 2]])
+# d of equal gradients g in units of g, and of opposite ones.
+DEGENERATE = [
+    (PCGrad, 2, 0),
+    (GradVac, 2, 0),
+    (MGDA, 1, 0),
+    (CAGrad, 1.5, -0.5),
+    (AlignedMTL, 2, None),
+    (IMTLG, 1, 0),
+    (NashMTL, (2 / 5) ** 0.5, 0),
+]
+
+
+@pytest.mark.parametrize(("method", "equal", "opposite"), DEGENERATE)
+def test_equal_and_opposite_gradients(method: Any, equal: float, opposite: float | None) -> None:
+    run = runner(make(method, 2), False)
+    if opposite is not None:
+        d = run(OPPOSITE @ OPPOSITE.T) @ OPPOSITE
+        np.testing.assert_allclose(d, [opposite, 0], atol=1e-4)
+    np.testing.assert_allclose(run(EQUAL @ EQUAL.T) @ EQUAL, equal * EQUAL[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_coefficients_are_finite_whatever_the_gradients(method: Any) -> None:
+    tasks = 6
+    rng = np.random.default_rng(0)
+    few, one = rng.normal(size=(tasks, 2)), np.ones((tasks, 1))
+    wide = rng.normal(size=(tasks, 9)) * np.geomspace(1e-8, 1e4, tasks)[:, None]
+    stationary = rng.normal(size=(tasks, 9))
+    stationary -= stationary.mean(0)
+    mixed = few * np.array([1, 0, 1, 0, 1, 1])[:, None]
+    for g in (few, one, wide, stationary, mixed, one * np.array([1, -1, 1, -1, 0, 1])[:, None]):
+        assert np.isfinite(solve(method, g @ g.T)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_tasks(method: Any) -> None:
+    g = gradients(8, 0, 40)
+    c = solve(method, g @ g.T)
+    d = c @ g
+    assert c.shape == (8,)
+    assert (g @ d).min() > 0  # nearly orthogonal gradients: all methods improve all tasks
+
+
+# --- State and arguments ---
+
+
+@pytest.mark.parametrize("method", [PCGrad, GradVac])
+def test_state_goes_on_where_it_was(method: Any) -> None:
+    gram = gradients(4, 1, 3) @ gradients(4, 1, 3).T
+    first, second, other = make(method, 4), make(method, 4), make(method, 4, seed=3)
+    assert len(first.variables) == (1 if method is PCGrad else 2)
+    assert not first.trainable_variables
+    runs = [runner(b, False) for b in (first, second, other)]
+    begun = [runs[0](gram) for _ in range(4)]
+    assert len(np.unique(np.round(begun, 5), axis=0)) > 1
+    np.testing.assert_array_equal([runs[1](gram) for _ in range(4)], begun)
+    store: dict[str, Any] = {}
+    first.save_own_variables(store)
+    other.load_own_variables({name: np.array(value) for name, value in store.items()})
+    np.testing.assert_array_equal(
+        [runs[0](gram) for _ in range(4)], [runs[2](gram) for _ in range(4)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(PCGrad, {"seed": 3}), (GradVac, {"beta": 0.2, "seed": None}), (CAGrad, {"c": 0.2})],
+)
+def test_configuration(method: Any, options: dict[str, Any]) -> None:
+    for given in (options, {}):
+        balancer = method(**given)
+        copy: Any = keras.saving.deserialize_keras_object(
+            keras.saving.serialize_keras_object(balancer)
+        )
+        assert type(copy) is method
+        assert copy.get_config() == balancer.get_config()
+        assert given.items() <= copy.get_config().items()
+
+
+def test_every_method_is_exported() -> None:
+    assert sorted(surgery.__all__) == sorted(method.__name__ for method in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "create"),
+    [
+        (ValueError, r"`c` should be a number in \[0, 1\). Received: 1", lambda: CAGrad(c=1)),
+        (TypeError, "`c` should be a number", lambda: CAGrad(c="0.5")),  # type: ignore[arg-type]
+        (ValueError, r"`beta` should be a number in \[0, 1\)", lambda: GradVac(beta=-0.1)),
+        (ValueError, "`seed` should be a non-negative integer or None", lambda: PCGrad(seed=-1)),
+        (
+            ValueError,
+            "MGDA should be given at most 12 tasks.* Received: 13",
+            lambda: make(MGDA, 13),
+        ),
+    ],
+)
+def test_errors(error: type[Exception], message: str, create: Callable[[], Any]) -> None:
+    with pytest.raises(error, match=message):
+        create()
