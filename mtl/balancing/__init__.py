@@ -1,1 +1,72 @@
-"""Balancing the tasks of a model in training."""
+"""Balancing the tasks of a model in training, by `compile(balancer=…)`.
+
+Some methods weigh the tasks' losses (`Fixed`, `Uncertainty`, `RLW`, `DWA`, `GradNorm`, `FAMO`),
+some change the gradient on the shared parameters where tasks conflict (`PCGrad`, `GradVac`,
+`MGDA`, `CAGrad`, `AlignedMTL`, `IMTLG`, `NashMTL`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtl.balancing.base import Balancer, GradientBalancer
+from mtl.balancing.surgery import IMTLG, MGDA, AlignedMTL, CAGrad, GradVac, NashMTL, PCGrad
+from mtl.balancing.weighting import DWA, FAMO, RLW, Fixed, GradNorm, Uncertainty
+
+BY_NAME: dict[str, type[Balancer]] = {
+    "fixed": Fixed,
+    "uncertainty": Uncertainty,
+    "rlw": RLW,
+    "dwa": DWA,
+    "gradnorm": GradNorm,
+    "famo": FAMO,
+    "pcgrad": PCGrad,
+    "gradvac": GradVac,
+    "mgda": MGDA,
+    "cagrad": CAGrad,
+    "aligned_mtl": AlignedMTL,
+    "imtl_g": IMTLG,
+    "nash_mtl": NashMTL,
+}
+
+__all__ = [
+    "BY_NAME",
+    "DWA",
+    "FAMO",
+    "IMTLG",
+    "MGDA",
+    "RLW",
+    "AlignedMTL",
+    "Balancer",
+    "CAGrad",
+    "Fixed",
+    "GradNorm",
+    "GradVac",
+    "GradientBalancer",
+    "NashMTL",
+    "PCGrad",
+    "Uncertainty",
+    "get",
+]
+
+
+def get(balancer: Any) -> Balancer | None:
+    """Return a balancer given by name, as an instance or as None.
+
+    Args:
+        balancer: str, `Balancer` or None.
+
+    Returns:
+        A `Balancer`, or None.
+
+    Raises:
+        TypeError: something else.
+        ValueError: an unknown name.
+    """
+    if balancer is None or isinstance(balancer, Balancer):
+        return balancer
+    if not isinstance(balancer, str):
+        raise TypeError(f"`balancer` should be a name or a Balancer. Received: {balancer!r}")
+    if balancer.lower() not in BY_NAME:
+        raise ValueError(f"`balancer` should be one of {list(BY_NAME)}. Received: {balancer!r}")
+    return BY_NAME[balancer.lower()]()

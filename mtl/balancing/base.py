@@ -12,16 +12,24 @@ from mtl.tasks import Task
 
 
 class Balancer(keras.layers.Layer):
-    """Balances the losses of a model's tasks in training; see `mtl.balancing`.
+    """Balances the losses of a model's tasks in training.
 
     A layer only in that Keras keeps, saves and hands on its variables: nobody calls it. In
     evaluation the losses are summed as without it.
 
-    Subclasses implement `weights`, and where they need them, `build`, `penalty` and `observe`.
+    Subclasses implement `weights_of`, and where they need them, `build` (which gets the shape
+    `(T,)`), `penalty`, `observe`, `compare` and `end_epoch`.
 
     Args:
         **kwargs: `name` of the Keras layer.
     """
+
+    # Whether `compare` wants the losses of the batch after the step, which costs a forward pass.
+    compares_losses = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tasks: tuple[Task, ...] = ()
 
     def start(self, tasks: Sequence[Task]) -> None:
         """Create the state for these tasks.
@@ -30,28 +38,42 @@ class Balancer(keras.layers.Layer):
             tasks: the model's tasks, in order.
 
         Raises:
-            ValueError: there is only one task, or another number than before.
+            ValueError: there is only one task, or the balancer served other tasks before.
         """
         if len(tasks) < 2:
             raise ValueError(
-                f"`balancer` should be given to a model of several tasks. "
+                "`balancer` should be given to a model of several tasks. "
                 f"Received: {type(self).__name__} for the single task {tasks[0].name!r}"
             )
-        if not self.built:
+        if not self.tasks:
             self.tasks = tuple(tasks)
             self.build((len(tasks),))
-            self.built = True
         elif tuple(tasks) != self.tasks:
             raise ValueError(
-                f"`balancer` should be a new one for every model. Received: a {type(self).__name__} "
+                f"`balancer` should be a new one for every model. Received: {type(self).__name__} "
                 f"of the tasks {[task.name for task in self.tasks]}"
             )
 
-    def weights_of(self, losses: Any) -> Any:
-        """Return the weights `(T,)` of the tasks' losses `(T,)` in the sum that is minimised.
+    def _state(self) -> dict[str, Any]:
+        generator = getattr(self, "seed_generator", None)  # which Keras would start anew
+        state = {str(i): variable for i, variable in enumerate(self.weights)}
+        return state | ({} if generator is None else {"seed": generator.state})
 
-        No gradient flows through them unless the method learns them so.
-        """
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state, with that of the random generator."""
+        for name, variable in self._state().items():
+            store[name] = ops.convert_to_numpy(variable.value)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the state."""
+        for name, variable in self._state().items():
+            variable.assign(store[name])
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Do nothing: the loaded model starts its balancer with its tasks."""
+
+    def weights_of(self, losses: Any) -> Any:
+        """Return the weights `(T,)` of the tasks' losses `(T,)` in the sum that is minimised."""
         return ops.ones_like(losses)
 
     def penalty(self) -> Any:
@@ -59,16 +81,22 @@ class Balancer(keras.layers.Layer):
         return 0.0
 
     def observe(self, losses: Any) -> None:
-        """Take notice of the losses `(T,)` of a training step, to change the state."""
+        """Take notice of the losses `(T,)` of a training step."""
+
+    def compare(self, before: Any, after: Any) -> None:
+        """Take notice of a batch's losses `(T,)` before and after the step on it."""
+
+    def end_epoch(self) -> None:
+        """Take notice of the end of an epoch of `fit`."""
 
 
 class GradientBalancer(Balancer):
     """Balances by the tasks' gradients on the shared parameters of a model.
 
-    With g_k the gradient of task k's loss on `model.shared_variables`, every method here makes
-    d = Σ_k c_k g_k with coefficients that depend on the inner products g_i · g_j alone. The other
-    parameters, embeddings among them, receive the gradient of the sum of losses, weighted by
-    `weights_of`.
+    With g_k the gradient of task k's loss on `model.shared_variables`, every method makes
+    d = Σ_k c_k g_k with coefficients that follow from the inner products g_i · g_j alone. The
+    other parameters, embeddings among them, receive the gradient of the sum of the losses,
+    weighted by `weights_of`.
     """
 
     def coefficients(self, gram: Any, losses: Any) -> Any:

@@ -150,6 +150,41 @@ class Extraction(keras.layers.Layer):
             )
         return list(inputs)
 
+    def inputs_of(self, output: int, inputs: Sequence[Any]) -> list[Any]:
+        """Return those of a call's inputs that one of its outputs depends on.
+
+        Args:
+            output: int. Index of the output.
+            inputs: the call's inputs: one, or one per task and the shared one.
+        """
+        if len(inputs) == 1 or output == self.num_tasks:
+            return list(inputs)
+        return [inputs[output], inputs[-1]]
+
+    def shared_parts(self, tasks: Sequence[set[int]]) -> list[tuple[Any, np.ndarray | None]]:
+        """Return the parameters that serve several tasks.
+
+        Args:
+            tasks: for each output, the tasks of the model that depend on it.
+
+        Returns:
+            A list of pairs: a trainable variable, and None or a mask of its shared entries.
+        """
+        of_shared = tasks[-1] if self.shared_gate else set()
+        groups = [tasks[k] | of_shared for k in range(self.num_tasks)]
+        groups.append(set().union(*tasks))
+        kept = np.repeat([len(group) > 1 for group in groups], self.experts.groups)
+        parts: list[tuple[Any, np.ndarray | None]] = []
+        for variable in self.experts.trainable_variables if kept.any() else []:
+            # The first axis is (experts,), or (experts * units,) in batch normalisation.
+            rows = np.repeat(kept, variable.shape[0] // len(kept))
+            mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
+            parts.append((variable, None if kept.all() else mask))
+        for gate, served in zip(self.gates, tasks, strict=True):
+            if len(served) > 1:
+                parts += [(variable, None) for variable in gate.trainable_variables]
+        return parts
+
     def weights_of_task(self, task: int) -> list[np.ndarray]:
         """Return the weights of the same layer for one task, without a shared gate.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -88,7 +89,8 @@ def check_labels(tasks: Sequence[Task], y: Any) -> Any:
 
     Raises:
         TypeError: labels that are no numbers.
-        ValueError: a missing task, a wrong number of arrays, a wrong shape.
+        ValueError: a missing task, a wrong number of arrays, a wrong shape, infinite labels, or
+            missing ones in an array of integers.
     """
     if y is None:
         return None
@@ -96,7 +98,7 @@ def check_labels(tasks: Sequence[Task], y: Any) -> Any:
     checked = []
     for task, label in zip(tasks, labels, strict=True):
         if is_host_array(label):
-            label = _numbers(f"y[{task.name!r}]", np.asarray(label), finite=False)
+            label = _label(f"y[{task.name!r}]", label)
             if label.dtype == np.float64:
                 label = label.astype(np.float32)
             _check_shape(f"y[{task.name!r}]", label, (task.size,), (1,))
@@ -132,8 +134,39 @@ def check_sample_weights(tasks: Sequence[Task], sample_weight: Any, rows: int | 
             label = f"sample_weight[{task.name!r}]"
             weight = _numbers(label, np.asarray(weight), finite=True).astype("float32", copy=False)
             _check_shape(label, weight, (1,))
+            if weight.size and weight.min() < 0:
+                raise ValueError(
+                    f"`{label}` should hold weights of at least 0. Received: {weight.min()}"
+                )
         checked.append(weight)
     return checked if len(tasks) > 1 else checked[0]
+
+
+def any_missing(labels: Any) -> bool:
+    """Return whether checked labels, in any structure, hold a NaN; tensors count as if they did."""
+    for label in keras.tree.flatten(labels):
+        if label is None:
+            continue
+        if not isinstance(label, np.ndarray) or (label.dtype.kind == "f" and np.isnan(label).any()):
+            return True
+    return False
+
+
+def check_some_labels(tasks: Sequence[Task], argument: str, labels: Any) -> None:
+    """Raise a ValueError if a task has no label at all in checked labels.
+
+    Args:
+        tasks: the model's tasks.
+        argument: str. Name of the argument, for errors.
+        labels: what `check_labels` returned.
+    """
+    listed = labels if isinstance(labels, list) else [labels]
+    for task, label in zip(tasks, listed, strict=False):
+        if isinstance(label, np.ndarray) and label.dtype.kind == "f" and np.isnan(label).all():
+            raise ValueError(
+                f"`{argument}` should hold at least one label of every task. "
+                f"Received: {label.size} missing labels (NaN) of {task.name!r}, and no other"
+            )
 
 
 def is_host_array(value: Any) -> bool:
@@ -176,6 +209,30 @@ def _in_task_order(tasks: Sequence[Task], argument: str, values: Any) -> list[An
         f"`{argument}` should be a list with one array per task, or a dict by task name, for the "
         f"tasks {names}. Received: {_describe(values)}"
     )
+
+
+def _label(name: str, label: Any) -> np.ndarray:
+    dtype: Any = getattr(label, "dtype", None)
+    if pd.api.types.is_extension_array_dtype(dtype) and pd.isna(label).any():
+        raise ValueError(
+            f"`{name}` should be of a plain float type where labels are missing (as NaN), "
+            f"by astype('float32'). Received: missing labels in {dtype}"
+        )
+    array = _numbers(name, np.asarray(label), finite=False)
+    if array.dtype.kind == "i" and array.dtype.itemsize >= 4 and array.size:
+        lowest = np.iinfo(array.dtype).min
+        if array.min() == lowest:
+            raise ValueError(
+                f"`{name}` should be of a float type where labels are missing (as NaN). "
+                f"Received: {lowest}, which is what NaN becomes in {array.dtype}"
+            )
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        wrong = array[np.isinf(array)]
+        raise ValueError(
+            f"`{name}` should hold finite labels, or NaN for missing ones. "
+            f"Received: {wrong.size} values such as {wrong.flat[0]}"
+        )
+    return array
 
 
 def _is_scalar_list(values: Sequence[Any]) -> bool:

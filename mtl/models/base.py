@@ -10,10 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from mtl import balancing
 from mtl.layers import FeatureEncoder
-from mtl.models import arrays, pace, packing, spread
+from mtl.models import arrays, pace, packing, spread, steps
 from mtl.models.export import check_export, serving_model, serving_signature
-from mtl.models.steps import FullBatchesByXLA, lazy_jax_step
+from mtl.models.objective import Objective, total, update_metrics
+from mtl.models.sharing import shared_parts
+from mtl.models.slices import predict_by_slices
 from mtl.optimizers import LazyOptimizer
 from mtl.tasks import Task
 
@@ -25,8 +28,13 @@ class MultiTaskModel(keras.Model):
     What it adds to Keras: inputs are picked by name from a dict or DataFrame that may hold more;
     labels, sample weights, losses, metrics and loss weights may each be a list in task order or
     a dict by task name, in any combination; a loss or metric given once means every task; bad
-    arrays are refused, by name, before training starts. On TensorFlow, `jit_compile="auto"`
-    means XLA on CPU too, where it pays for stacked experts.
+    arrays are refused, by name, before training starts.
+
+    A label that is NaN is missing: it takes no part in its task's loss, gradient and metrics. The
+    loss of a task is the mean over its valid rows (the sum of weight · loss, divided by their
+    number), and 0 for a batch without any.
+
+    On TensorFlow, `jit_compile="auto"` means XLA on CPU too, where it pays for stacked experts.
 
     Args:
         inputs: dict from input name to `keras.Input`.
@@ -44,10 +52,12 @@ class MultiTaskModel(keras.Model):
     _step: Any = None
     _has_step_variables = False
     _auto_steps = False
+    _missing_labels = True  # unless the data are known to have none
 
     # With this signature every Keras version revives, clones and pickles the model by its graph.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.balancer: Any = None
         layers = [output._keras_history.operation for output in self.outputs]
         for layer in layers:
             if not isinstance(getattr(layer, "task", None), Task):
@@ -75,6 +85,8 @@ class MultiTaskModel(keras.Model):
         steps_per_execution: Any = "auto",
         jit_compile: Any = "auto",
         auto_scale_loss: bool = True,
+        joint_losses: Any = None,
+        balancer: Any = None,
     ) -> None:
         """Configure the model for training, as `keras.Model.compile` does.
 
@@ -82,7 +94,7 @@ class MultiTaskModel(keras.Model):
             optimizer: str or Keras optimizer. Defaults to `"adam"`.
             loss: one loss for every task, or a list in task order, or a dict by task name.
                 Defaults to None: cross-entropy for classes and labels, the mean squared error
-                for regression.
+                for regression. Tasks that a dict doesn't name have no loss of their own.
             loss_weights: list of float in task order, or a dict by task name. Defaults to None.
             metrics: one metric, or a list of metrics, for every task; or a list with one entry
                 per task; or a dict by task name. `"default"` gives each task the metric of its
@@ -98,14 +110,26 @@ class MultiTaskModel(keras.Model):
                 `torch.compile`. Defaults to `"auto"`.
             auto_scale_loss: bool. Whether to scale the loss under `mixed_float16`. Defaults to
                 True.
+            joint_losses: list of `mtl.losses.JointLoss`, which take the outputs of several tasks;
+                they are added to the tasks' losses, and logged by name. Defaults to None.
+            balancer: str, `mtl.balancing.Balancer` or None. How to balance the tasks in training:
+                a name in `mtl.balancing.BY_NAME`, such as `"pcgrad"`, or an instance. It gets the
+                losses after `loss_weights`; evaluation sums them without it. Defaults to None.
 
         Raises:
-            ValueError: a dict names an unknown task, or a list has not one entry per task.
+            TypeError: a joint loss or balancer of a wrong type.
+            ValueError: a dict names an unknown task, a list has not one entry per task, or the
+                balancer can't serve this model.
         """
+        losses = spread.spread_losses(self.tasks, loss)
+        loss_weights = spread.spread_loss_weights(self.tasks, loss_weights)
+        objective = Objective(self.tasks, losses, loss_weights, joint_losses)
+        balancer = self._check_balancer(balancing.get(balancer), objective)
+        single = len(self.tasks) == 1
         super().compile(
             optimizer=optimizer,
-            loss=spread.spread_losses(self.tasks, loss),
-            loss_weights=spread.spread_loss_weights(self.tasks, loss_weights),
+            loss=losses[0] if single else losses,
+            loss_weights=loss_weights[0] if single and loss_weights else loss_weights,
             metrics=spread.spread_metrics(self.tasks, "metrics", metrics),
             weighted_metrics=spread.spread_metrics(
                 self.tasks, "weighted_metrics", weighted_metrics
@@ -115,6 +139,9 @@ class MultiTaskModel(keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        self._compile_loss = objective
+        self._joint_losses = joint_losses
+        self._set_balancer(balancer)
         self._auto_steps = steps_per_execution == "auto"
         self._has_step_variables = False
         self._step = None
@@ -132,7 +159,13 @@ class MultiTaskModel(keras.Model):
     def get_compile_config(self) -> Any:
         """Return the arguments of `compile`, to save them."""
         config = super().get_compile_config()
-        return {**config, "steps_per_execution": "auto"} if config and self._auto_steps else config
+        if not config:
+            return config
+        if self._auto_steps:
+            config["steps_per_execution"] = "auto"
+        for name, value in (("joint_losses", self._joint_losses), ("balancer", self.balancer)):
+            config[name] = keras.saving.serialize_keras_object(value)
+        return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was compiled."""
@@ -177,12 +210,20 @@ class MultiTaskModel(keras.Model):
 
         Raises:
             TypeError: strings where numbers are expected, or inputs without names.
-            ValueError: a missing feature or task, a wrong shape, ids that are no integers.
+            ValueError: a missing feature or task, a wrong shape, ids that are no integers, a task
+                without any label, infinite labels, negative sample weights.
         """
         x, y, sample_weight = self._check_data(x, y, sample_weight)
+        arrays.check_some_labels(self.tasks, "y", y)
+        y_val = None
         if isinstance(validation_data, (list, tuple)):
-            x_val, *rest = self._check_data(*validation_data)
-            validation_data = (packing.pack(x_val), *rest)
+            x_val, y_val, *rest = self._check_data(*validation_data)
+            arrays.check_some_labels(self.tasks, "validation_data", y_val)
+            validation_data = (packing.pack(x_val), y_val, *rest)
+        known = isinstance(x, dict) and (validation_data is None or y_val is not None)
+        self._expect_missing_labels(not known or arrays.any_missing([y, y_val]))
+        if self.balancer is not None:
+            callbacks = _and_first(_EndOfEpoch(self.balancer), callbacks)
         self._create_variables(x, y, sample_weight)
         self._choose_steps_per_execution(x, batch_size, callbacks, kwargs)
         if self._step is not None:
@@ -214,6 +255,9 @@ class MultiTaskModel(keras.Model):
         """Return losses and metrics, as `keras.Model.evaluate` does; data as in `fit`."""
         if not kwargs.get("_use_cached_eval_dataset"):  # inside fit, which has checked the data
             x, y, sample_weight = self._check_data(x, y, sample_weight)
+            arrays.check_some_labels(self.tasks, "y", y)
+            if not self._missing_labels and (not isinstance(x, dict) or arrays.any_missing(y)):
+                self._expect_missing_labels(True)
             x = packing.pack(x)
         return super().evaluate(
             x=x, y=y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs
@@ -246,33 +290,10 @@ class MultiTaskModel(keras.Model):
                 return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
             size = pace.rows_at_once(self, batch_size)
             if keras.backend.backend() != "jax":
-                return self._predict_by_slices(packing.pack(x), rows, size, verbose)
+                return predict_by_slices(self, packing.pack(x), rows, size, verbose)
             x = packing.pack(x, pace.padded(rows, size))
             outputs = super().predict(x, batch_size=size, verbose=verbose)
         return keras.tree.map_structure(lambda output: output[:rows], outputs)
-
-    def _predict_by_slices(self, x: dict[str, Any], rows: int, size: int, verbose: Any) -> Any:
-        """Predict without a data pipeline, which takes longer to start and to stop."""
-        self.make_predict_function()
-        if hasattr(self.predict_function, "get_concrete_function"):
-            import tensorflow as tf
-
-            # One trace for every number of rows.
-            specs = {k: tf.TensorSpec((None, *v.shape[1:]), v.dtype) for k, v in x.items()}
-            self.predict_function.get_concrete_function([(specs,)])
-        starts = range(0, rows, size)
-        progress = keras.callbacks.CallbackList(
-            add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=len(starts), model=self
-        )
-        parts = []
-        progress.on_predict_begin()
-        for step, start in enumerate(starts):
-            progress.on_predict_batch_begin(step)
-            part = {name: value[start : start + size] for name, value in x.items()}
-            parts.append(super().predict_on_batch(part))
-            progress.on_predict_batch_end(step)
-        progress.on_predict_end()
-        return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)
 
     @property
     def _lazy(self) -> bool:
@@ -289,11 +310,15 @@ class MultiTaskModel(keras.Model):
     ) -> Any:
         """Run one training step, as `keras.Model.train_on_batch` does; data as in `fit`."""
         x, y, sample_weight = self._check_data(x, y, sample_weight)
+        if not self._missing_labels and arrays.any_missing(y):
+            self._expect_missing_labels(True)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
         x, y, sample_weight = self._check_data(x, y, sample_weight)
+        if not self._missing_labels and arrays.any_missing(y):
+            self._expect_missing_labels(True)
         return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -367,13 +392,38 @@ class MultiTaskModel(keras.Model):
         training: bool = True,
     ) -> Any:
         """Return the total loss; labels and weights may be lists or dicts by task name."""
+        if not isinstance(self._compile_loss, Objective):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        losses, joint = self._loss_terms(y, y_pred, sample_weight)
+        rest = [*joint, *(self._aggregate_additional_loss(loss) for loss in self.losses)]
+        return total(losses, rest, self.balancer if training else None)
+
+    def _loss_terms(self, y: Any, y_pred: Any, sample_weight: Any, **options: Any) -> Any:
         y, sample_weight = (spread.by_task(self.tasks, v) for v in (y, sample_weight))
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+        return self._compile_loss.terms(
+            y, y_pred, sample_weight, self._missing_labels, self._replicas, **options
+        )
+
+    def _task_losses(self, x: Any, y: Any, sample_weight: Any) -> Any:
+        """Return the tasks' losses `(T,)` of a batch in training, without a word to the logs."""
+        losses, _ = self._loss_terms(y, self(x, training=True), sample_weight, log=False)
+        return keras.ops.stack(losses)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update and return the metrics; labels and weights as in `compute_loss`."""
         y, sample_weight = (spread.by_task(self.tasks, v) for v in (y, sample_weight))
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+        if not self._missing_labels or self._compile_metrics is None:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        update_metrics(self._compile_metrics, self.tasks, y, y_pred, sample_weight)
+        return self.get_metrics_result()
+
+    @property
+    def shared_variables(self) -> list[Any]:
+        """The dense trainable variables that several tasks depend on; embeddings are none.
+
+        Of a stack of experts, some may serve one task alone; gradient balancers leave these out.
+        """
+        return [variable for variable, _ in shared_parts(self)]
 
     @property
     def feature_columns(self) -> list[Any]:
@@ -392,6 +442,37 @@ class MultiTaskModel(keras.Model):
         if rows == 0:
             raise ValueError("`x` should hold at least one row. Received: 0 rows.")
         return x, y, arrays.check_sample_weights(self.tasks, sample_weight, rows)
+
+    def _check_balancer(self, balancer: Any, objective: Objective) -> Any:
+        if balancer is None:
+            return None
+        if self._replicas > 1:
+            raise ValueError(
+                "`balancer` should be None under a distribution strategy. "
+                f"Received: {type(balancer).__name__} with {self._replicas} replicas"
+            )
+        if objective.without_loss:
+            raise ValueError(
+                "`balancer` should be given with a loss for every task. "
+                f"Received: no loss for {objective.without_loss}"
+            )
+        if isinstance(balancer, balancing.GradientBalancer):
+            steps.shared_positions(self)
+        balancer.start(self.tasks)
+        return balancer
+
+    def _set_balancer(self, balancer: Any) -> None:
+        """Keep a balancer, in place of the one before, among what is trained and saved."""
+        if self.balancer is not None:
+            self._tracker.untrack(self.balancer)
+        self.balancer = balancer
+
+    def _expect_missing_labels(self, missing: bool) -> None:
+        """Put the mask of missing labels into the compiled functions, or leave it out."""
+        if missing != self._missing_labels:
+            self._missing_labels = missing
+            self._step = None
+            self.train_function = self.test_function = None
 
     def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Create the variables of optimizer and metrics before the training step is traced.
@@ -446,7 +527,7 @@ class MultiTaskModel(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         """Make the function that trains on a batch."""
         if self._full_batches_by_xla and (force or self._step is None):
-            self._step = FullBatchesByXLA(super().train_step)
+            self._step = steps.FullBatchesByXLA(self._one_step)
         with self._steps(self._steps_in_functions):
             return super().make_train_function(force)
 
@@ -457,10 +538,19 @@ class MultiTaskModel(keras.Model):
 
     def train_step(self, *args: Any) -> Any:
         """Run one training step; Keras' trainers call it, each with its own arguments."""
-        if self._step is not None:
-            return self._step(*args)
-        if self._lazy and keras.backend.backend() == "jax":
-            return lazy_jax_step(self, *args)
+        return self._step(*args) if self._step is not None else self._one_step(*args)
+
+    def _one_step(self, *args: Any) -> Any:
+        balancer = self.balancer
+        by_steps = balancer is not None and (
+            balancer.compares_losses or isinstance(balancer, balancing.GradientBalancer)
+        )
+        backend = keras.backend.backend()
+        if backend == "jax" and (by_steps or self._lazy):
+            return steps.jax_step(self, *args)
+        if by_steps:
+            step = {"tensorflow": steps.tensorflow_step, "torch": steps.torch_step}[backend]
+            return step(self, *args)
         return super().train_step(*args)
 
     def _xla_on_cpu_pays(self) -> bool:
@@ -478,3 +568,22 @@ class MultiTaskModel(keras.Model):
         supported: bool = self.jit_compile
         self.jit_compile = False
         return supported
+
+
+class _EndOfEpoch(keras.callbacks.Callback):
+    """Tells a balancer of each epoch's end, before other callbacks save the model."""
+
+    def __init__(self, balancer: Any) -> None:
+        super().__init__()
+        self._balancer = balancer
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._balancer.end_epoch()
+
+
+def _and_first(callback: Any, callbacks: Any) -> Any:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.callbacks.insert(0, callback)
+        callback.set_model(callbacks.model)
+        return callbacks
+    return [callback, *keras.tree.flatten(callbacks)] if callbacks is not None else [callback]

@@ -10,7 +10,7 @@ import keras
 from mtl.tasks import Task
 
 
-def spread_losses(tasks: Sequence[Task], loss: Any) -> Any:
+def spread_losses(tasks: Sequence[Task], loss: Any) -> list[Any]:
     """Return one loss per task; None stands for each task's default.
 
     Args:
@@ -18,7 +18,7 @@ def spread_losses(tasks: Sequence[Task], loss: Any) -> Any:
         loss: one loss, a list of one or of one per task, a dict by task name, or None.
 
     Returns:
-        A list with one loss per task, or a single loss for a single task.
+        A list with one loss, or None, per task.
 
     Raises:
         ValueError: a dict names an unknown task, or a list has another number of entries.
@@ -29,10 +29,10 @@ def spread_losses(tasks: Sequence[Task], loss: Any) -> Any:
         losses = _entries(tasks, "loss", loss)
     else:
         losses = [loss] * len(tasks)
-    return losses if len(tasks) > 1 else losses[0]
+    return losses
 
 
-def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> Any:
+def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> list[float] | None:
     """Return one float per task, or None; tasks that a dict doesn't name weigh 1."""
     if loss_weights is None:
         return None
@@ -40,8 +40,7 @@ def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> Any:
         entries = _entries(tasks, "loss_weights", loss_weights)
     else:
         entries = [loss_weights] * len(tasks)
-    weights = [1.0 if weight is None else float(weight) for weight in entries]
-    return weights if len(tasks) > 1 else weights[0]
+    return [1.0 if weight is None else float(weight) for weight in entries]
 
 
 def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:

@@ -1,0 +1,227 @@
+"""Losses over several tasks, and the mask of missing labels.
+
+A label that is NaN is missing. Models of `mtl.models` leave such rows out of their task's loss and
+metrics, whatever the loss: Keras' own, such as `keras.losses.BinaryFocalCrossentropy` or
+`keras.losses.BinaryCrossentropy(label_smoothing=0.1)`, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from mtl import checks
+
+__all__ = ["FunnelLoss", "JointLoss", "MultiTaskBCE", "OrderPenalty"]
+
+
+def split_missing(labels: Any) -> tuple[Any, Any]:
+    """Return labels with 0 in place of NaN, and which were there, as booleans of their shape."""
+    valid = ops.logical_not(ops.isnan(labels))
+    return ops.where(valid, labels, ops.zeros_like(labels)), valid
+
+
+def mean_of_valid(values: Any, valid: Any, sample_weight: Any = None) -> Any:
+    """Return Σ weight · value over the valid rows, divided by their number; 0 if there are none.
+
+    Args:
+        values: tensor of shape `(B,)`, finite.
+        valid: boolean tensor of shape `(B,)`.
+        sample_weight: tensor with B elements, or None. Defaults to None.
+    """
+    if sample_weight is not None:
+        values = values * ops.cast(ops.reshape(sample_weight, (-1,)), values.dtype)
+    count = ops.sum(ops.cast(valid, values.dtype))
+    return ops.divide_no_nan(ops.sum(ops.where(valid, values, ops.zeros_like(values))), count)
+
+
+class JointLoss:
+    """A loss over the outputs of several tasks, for `compile(joint_losses=[…])`.
+
+    It is added to the sum of the tasks' own losses, and logged by its name. Subclasses implement
+    `call`; to be saved with a model, they are registered as any Keras object is.
+
+    Args:
+        tasks: list of str. The names of the tasks whose outputs it takes.
+        weight: float. Its share in the total; the log shows it with the weight. Defaults to 1.
+        name: str. Its name in the logs.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: a negative weight, or no tasks.
+    """
+
+    def __init__(self, tasks: Sequence[str], weight: float, name: str) -> None:
+        if isinstance(tasks, str) or not all(isinstance(task, str) for task in tasks):
+            raise TypeError(f"`tasks` should be a list of task names. Received: {tasks!r}")
+        if not tasks:
+            raise ValueError("`tasks` should name at least one task. Received: an empty list")
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"`name` should be a non-empty string. Received: {name!r}")
+        self.tasks = list(tasks)
+        self.weight = checks.non_negative_float("weight", weight)
+        self.name = name
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Return the weighted loss; arguments as in `call`."""
+        return self.weight * self.call(y_true, y_pred, sample_weight)
+
+    def call(
+        self, y_true: Mapping[str, Any], y_pred: Mapping[str, Any], sample_weight: Mapping[str, Any]
+    ) -> Any:
+        """Return a scalar.
+
+        Args:
+            y_true: labels `(B, size)` by task name; NaN is missing.
+            y_pred: predictions `(B, size)` by task name.
+            sample_weight: tensors of B elements, or None, by task name.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"tasks": self.tasks, "weight": self.weight, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> JointLoss:
+        """Return a loss from its constructor's arguments."""
+        return cls(**config)
+
+
+class _Pair(JointLoss):
+    """A joint loss of two steps of a funnel."""
+
+    def __init__(self, earlier: str, later: str, weight: float, name: str) -> None:
+        super().__init__([earlier, later], weight, name)
+        if earlier == later:
+            raise ValueError(f"The two tasks should differ. Received: {earlier!r} twice")
+
+    def get_config(self) -> dict[str, Any]:
+        earlier, later = self.tasks
+        return {"earlier": earlier, "later": later, "weight": self.weight, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class OrderPenalty(_Pair):
+    """Penalises a later step that is predicted as more probable than an earlier one.
+
+    weight · mean(max(0, p_later - p_earlier)): a conversion needs a click. It takes no labels, so
+    that rows with missing labels count.
+
+    Args:
+        earlier: str. Name of the earlier step's task, such as `"ctr"`.
+        later: str. Name of the later step's task, such as `"ctcvr"`.
+        weight: float. Defaults to 1.
+        name: str. Name in the logs. Defaults to `"order_penalty"`.
+    """
+
+    def __init__(
+        self, earlier: str, later: str, weight: float = 1.0, name: str = "order_penalty"
+    ) -> None:
+        super().__init__(earlier, later, weight, name)
+
+    def call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Return the penalty."""
+        earlier, later = (y_pred[task] for task in self.tasks)
+        return ops.mean(ops.relu(later - earlier))
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class FunnelLoss(_Pair):
+    """The pair of losses that trains a conversion rate over all impressions, as ESMM does.
+
+    For two binary outputs pCTR and pCVR, and labels click and conversion:
+    L = CE(pCTR, click) + CE(pCTR · pCVR, click · conversion). It stands in place of the two tasks'
+    own losses: `compile(loss={}, joint_losses=[FunnelLoss("click", "conversion")])`.
+
+    A conversion label that is missing where nobody clicked isn't needed: the product is 0. Sample
+    weights of the click task weigh the first term, those of the conversion task the second.
+
+    Args:
+        earlier: str. Name of the task that predicts pCTR.
+        later: str. Name of the task that predicts pCVR = P(conversion | click).
+        weight: float. Defaults to 1.
+        name: str. Name in the logs. Defaults to `"funnel_loss"`.
+
+    References:
+        - Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating
+          Post-Click Conversion Rate, SIGIR 2018
+    """
+
+    def __init__(
+        self, earlier: str, later: str, weight: float = 1.0, name: str = "funnel_loss"
+    ) -> None:
+        super().__init__(earlier, later, weight, name)
+
+    def call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Return the sum of both losses."""
+        earlier, later = self.tasks
+        p_click, p_conversion = (ops.reshape(y_pred[task], (-1,)) for task in self.tasks)
+        click, clicked_known = split_missing(ops.reshape(y_true[earlier], (-1,)))
+        conversion, conversion_known = split_missing(ops.reshape(y_true[later], (-1,)))
+        no_click = ops.logical_and(clicked_known, click == 0)
+        both_known = ops.logical_or(no_click, ops.logical_and(clicked_known, conversion_known))
+        return mean_of_valid(
+            _cross_entropy(click, p_click), clicked_known, sample_weight.get(earlier)
+        ) + mean_of_valid(
+            _cross_entropy(click * conversion, p_click * p_conversion),
+            both_known,
+            sample_weight.get(later),
+        )
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class MultiTaskBCE(keras.losses.Loss):
+    """Binary cross-entropy of T tasks in one output `(B, T)`, with weights that are the tasks'.
+
+    Σ_k w_k · mean over the rows with a label of task k. (Keras' `binary_crossentropy` over such an
+    output is the mean over tasks already: weights could only scale it as a whole.)
+
+    Args:
+        task_weights: list of float, one per task. Defaults to None: 1 for each.
+        name: str. Defaults to `"multi_task_bce"`.
+        **kwargs: `reduction` and `dtype` of the Keras loss.
+
+    Raises:
+        ValueError: a negative weight; at the call, another number of tasks than weights.
+    """
+
+    def __init__(
+        self,
+        task_weights: Sequence[float] | None = None,
+        name: str = "multi_task_bce",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.task_weights = task_weights and [
+            checks.non_negative_float(f"task_weights[{i}]", w) for i, w in enumerate(task_weights)
+        ]
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return a value per row, `(B,)`, whose mean is the loss."""
+        tasks = y_pred.shape[-1]
+        weights = self.task_weights or [1.0] * tasks
+        if len(weights) != tasks:
+            raise ValueError(
+                f"`task_weights` should have one entry per task. Received: {len(weights)} entries "
+                f"for an output of {tasks} tasks"
+            )
+        labels, valid = split_missing(y_true)
+        values = ops.where(valid, _cross_entropy(labels, y_pred), ops.zeros_like(y_pred))
+        share = ops.divide_no_nan(
+            ops.cast(ops.shape(y_pred)[0], y_pred.dtype),
+            ops.sum(ops.cast(valid, y_pred.dtype), axis=0),
+        )
+        return ops.sum(values * share * ops.convert_to_tensor(weights, y_pred.dtype), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "task_weights": self.task_weights}
+
+
+def _cross_entropy(labels: Any, probabilities: Any) -> Any:
+    """Return the binary cross-entropy, element by element."""
+    return ops.binary_crossentropy(ops.cast(labels, probabilities.dtype), probabilities)

@@ -1,0 +1,298 @@
+"""What a MultiTaskModel minimises: its tasks' losses and joint losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import keras
+from keras import ops
+
+from mtl.losses import JointLoss, split_missing
+from mtl.tasks import Task
+
+_MEANS = ("sum_over_batch_size", "mean")
+_apart: ContextVar[list[Any] | None] = ContextVar("apart", default=None)
+
+
+class Objective:
+    """The losses of the tasks, each over the rows that have a label, and the joint losses.
+
+    It takes the place of the loss container of Keras' trainer, which keeps no loss apart and knows
+    no missing labels: Keras asks it for its metrics, the means that the logs show.
+
+    Args:
+        tasks: the model's tasks.
+        losses: list with a Keras loss, its name, a function, or None per task.
+        loss_weights: list with a float per task, or None.
+        joint_losses: list of `JointLoss`, or None.
+
+    Raises:
+        TypeError: a joint loss is no `JointLoss`.
+        ValueError: there is no loss at all, or a joint loss that names an unknown task or bears
+            another's name.
+    """
+
+    built = True  # its metrics exist from the start
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        losses: Sequence[Any],
+        loss_weights: Sequence[float] | None,
+        joint_losses: Sequence[Any] | None,
+    ) -> None:
+        self._tasks = tasks
+        self._losses = [_loss(*pair) for pair in zip(tasks, losses, strict=True)]
+        self._weights = loss_weights or [1.0] * len(tasks)
+        self._joint = _check_joint(tasks, joint_losses)
+        if not self._joint and all(loss is None for loss in self._losses):
+            raise ValueError("`loss` should hold a loss for at least one task. Received: none")
+        several = len(tasks) > 1
+        self._means = [
+            keras.metrics.Mean(name=f"{task.output_name}_loss")
+            if several and loss is not None
+            else None
+            for task, loss in zip(tasks, self._losses, strict=True)
+        ]
+        self._joint_means = [keras.metrics.Mean(name=joint.name) for joint in self._joint]
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The means of the losses, for the logs."""
+        return [mean for mean in (*self._means, *self._joint_means) if mean is not None]
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of the metrics."""
+        return [variable for metric in self.metrics for variable in metric.variables]
+
+    @property
+    def without_loss(self) -> list[str]:
+        """The names of the tasks that have no loss of their own."""
+        pairs = zip(self._tasks, self._losses, strict=True)
+        return [task.name for task, loss in pairs if loss is None]
+
+    def terms(
+        self,
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        missing: bool,
+        replicas: int,
+        log: bool = True,
+    ) -> tuple[list[Any], list[Any]]:
+        """Return the weighted loss of each task, and the joint losses, all scalars.
+
+        Args:
+            y: labels in the structure of the outputs; NaN is missing.
+            y_pred: predictions, a list in task order or one tensor for a single task.
+            sample_weight: None, one tensor for every task, or weights as `y`.
+            missing: bool. Whether there may be missing labels.
+            replicas: int. Number of replicas, whose losses Keras sums.
+            log: bool. Whether to update the means of the logs. Defaults to True.
+        """
+        y, y_pred, sample_weight = (self._listed(v) for v in (y, y_pred, sample_weight))
+        losses = []
+        for k, task in enumerate(self._tasks):
+            loss, mean = self._losses[k], self._means[k]
+            if loss is None:
+                losses.append(ops.zeros((), "float32"))
+                continue
+            labels, predictions, weights = y[k], y_pred[k], sample_weight[k]
+            rows = ops.shape(predictions)[0]
+            if missing and _may_be_nan(labels):
+                labels, predictions, weights, valid = mask(
+                    task, labels, predictions, weights, loss.reduction in _MEANS
+                )
+                rows = ops.sum(ops.cast(valid, "float32"))
+            value = loss(labels, predictions, weights)
+            if mean is not None and log:
+                mean.update_state(value * replicas if replicas > 1 else value, rows)
+            losses.append(value * self._weights[k] if self._weights[k] != 1 else value)
+        return losses, self._joint_terms(y, y_pred, sample_weight, log)
+
+    def _joint_terms(self, y: Any, y_pred: Any, sample_weight: Any, log: bool) -> list[Any]:
+        values = []
+        for joint, mean in zip(self._joint, self._joint_means, strict=True):
+            given = [
+                {
+                    task.name: v
+                    for task, v in zip(self._tasks, side, strict=True)
+                    if task.name in joint.tasks
+                }
+                for side in (y, y_pred, sample_weight)
+            ]
+            values.append(joint(*given))
+            if log:
+                mean.update_state(values[-1], ops.shape(y_pred[0])[0])
+        return values
+
+    def _listed(self, values: Any) -> list[Any]:
+        return list(values) if isinstance(values, (list, tuple)) else [values] * len(self._tasks)
+
+
+def mask(
+    task: Task, labels: Any, predictions: Any, sample_weight: Any, rescale: bool = False
+) -> tuple[Any, Any, Any, Any]:
+    """Take missing labels out of a task's batch by giving them no weight.
+
+    A row is missing if it has a NaN; of several labels ("multilabel"), each is missing by itself,
+    and the batch comes back as one of B · size rows.
+
+    Args:
+        task: the task.
+        labels: float tensor of shape `(B,)` or `(B, size)`.
+        predictions: tensor of shape `(B, size)`.
+        sample_weight: tensor of B elements, or None.
+        rescale: bool. Whether to scale the weights so that a mean over all rows is one over the
+            valid rows. Defaults to False.
+
+    Returns:
+        Labels without NaN, predictions, sample weights `(B,)`, and which rows are valid `(B,)`.
+    """
+    labels, valid = split_missing(labels)
+    if sample_weight is not None:
+        sample_weight = ops.reshape(sample_weight, (-1,))
+    if task.type == "multilabel":
+        labels, predictions = (ops.reshape(v, (-1, 1)) for v in (labels, predictions))
+        if sample_weight is not None:
+            sample_weight = ops.repeat(sample_weight, task.size)
+    elif len(valid.shape) == 2:
+        valid = ops.all(valid, axis=-1)
+    valid = ops.reshape(valid, (-1,))
+    weights = ops.cast(valid, "float32")
+    if rescale:
+        rows = ops.cast(ops.shape(weights)[0], "float32")
+        weights = weights * ops.divide_no_nan(rows, ops.sum(weights))
+    if sample_weight is not None:
+        weights = ops.where(valid, weights * ops.cast(sample_weight, "float32"), 0.0)
+    return labels, predictions, weights, valid
+
+
+def update_metrics(
+    compiled: Any, tasks: Sequence[Task], y: Any, y_pred: Any, sample_weight: Any
+) -> None:
+    """Update a model's compiled metrics with the rows that have a label.
+
+    Args:
+        compiled: the metrics container of Keras' trainer.
+        tasks: the model's tasks.
+        y: labels in the structure of the outputs.
+        y_pred: predictions.
+        sample_weight: None, one tensor for every task, or weights as `y`.
+    """
+    if not compiled.built:
+        compiled.build(y, y_pred)
+    y, y_pred, sample_weight = (
+        list(v) if isinstance(v, (list, tuple)) else [v] * len(tasks)
+        for v in (y, y_pred, sample_weight)
+    )
+    for weighted, by_task in (
+        (False, compiled._flat_metrics),
+        (True, compiled._flat_weighted_metrics),
+    ):
+        for k, (task, metrics) in enumerate(zip(tasks, by_task, strict=True)):
+            for metric in metrics.metrics if metrics else ():
+                given = y[k], y_pred[k], sample_weight[k] if weighted else None
+                if _may_be_nan(y[k]):
+                    given = mask(task, *given)[:3]
+                metric.update_state(*given)
+
+
+def total(losses: Sequence[Any], rest: Sequence[Any], balancer: Any = None) -> Any:
+    """Return the scalar to minimise; inside `terms_apart`, keep its terms.
+
+    Args:
+        losses: the tasks' losses, scalars.
+        rest: scalars that no balancer weighs: joint losses and regularisation.
+        balancer: `mtl.balancing.Balancer` or None.
+    """
+    apart = _apart.get()
+    if balancer is None and apart is None:
+        terms = [*losses, *rest]
+        return terms[0] if len(terms) == 1 else ops.sum(terms)
+    stacked = ops.stack([ops.cast(loss, "float32") for loss in losses])
+    remainder = ops.sum([*rest, ops.zeros(())]) if rest else ops.zeros(())
+    if apart is not None:
+        apart.append((losses, stacked, remainder))
+    if balancer is None:
+        return ops.sum(stacked) + remainder
+    value = ops.sum(balancer.weights_of(stacked) * stacked) + balancer.penalty() + remainder
+    balancer.observe(ops.stop_gradient(stacked))
+    return value
+
+
+@contextmanager
+def terms_apart() -> Iterator[list[Any]]:
+    """Keep the terms of `total`: `(losses, the same stacked, the rest)` for each call within."""
+    taken: list[Any] = []
+    token = _apart.set(taken)
+    try:
+        yield taken
+    finally:
+        _apart.reset(token)
+
+
+class _Function(keras.losses.Loss):
+    """A function of labels and predictions as a loss."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(name=getattr(function, "__name__", None))
+        self._function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        if len(y_true.shape) == 1 and y_pred.shape[-1] == 1:
+            y_true = ops.expand_dims(y_true, -1)
+        return self._function(y_true, y_pred)
+
+
+def _loss(task: Task, loss: Any) -> Any:
+    """Return a task's loss as a Keras object."""
+    if loss is None:
+        return None
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+        loss = _crossentropy
+    loss = keras.losses.get(loss)
+    return loss if isinstance(loss, keras.losses.Loss) else _Function(loss)
+
+
+def _crossentropy(y_true: Any, y_pred: Any) -> Any:
+    """Choose the cross-entropy by the shapes, as Keras does for this name."""
+    if y_pred.shape[-1] == 1:
+        return keras.losses.binary_crossentropy(y_true, y_pred)
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+    return keras.losses.categorical_crossentropy(y_true, y_pred)
+
+
+def _check_joint(tasks: Sequence[Task], joint_losses: Any) -> list[JointLoss]:
+    if joint_losses is None:
+        return []
+    joint = list(joint_losses) if isinstance(joint_losses, (list, tuple)) else [joint_losses]
+    known = [task.name for task in tasks]
+    names = {"loss"} | {f"{task.output_name}_loss" for task in tasks}
+    for loss in joint:
+        if not isinstance(loss, JointLoss):
+            raise TypeError(
+                "`joint_losses` should hold losses of several tasks (mtl.losses.JointLoss). "
+                f"Received: {loss!r}"
+            )
+        unknown = [name for name in loss.tasks if name not in known]
+        if unknown:
+            raise ValueError(
+                f"`joint_losses` should name tasks out of {known}. "
+                f"Received: {unknown} in {loss.name!r}"
+            )
+        if loss.name in names:
+            raise ValueError(
+                f"`joint_losses` should have names of their own. Received: {loss.name!r} twice"
+            )
+        names.add(loss.name)
+    return joint
+
+
+def _may_be_nan(labels: Any) -> bool:
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)))
