@@ -199,6 +199,8 @@ def update_metrics(
                 given = y[k], y_pred[k], sample_weight[k] if weighted else None
                 if _may_be_nan(y[k]):
                     given = mask(task, *given)[:3]
+                    if getattr(metric, "multi_label", False):  # AUC, label by label
+                        given = tuple(ops.reshape(v, (-1, task.size)) for v in given)
                 metric.update_state(*given)
 
 
