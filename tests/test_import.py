@@ -17,7 +17,7 @@ PACKAGE = Path(mtl.__file__).parent
 LEAVES = {"checks", "names", "seeds"}
 COLUMNS = {*LEAVES, "features", "tasks"}
 LAYERS = {*COLUMNS, "layers"}
-TRAINING = {*LAYERS, "losses", "balancing", "metrics", "optimizers"}
+TRAINING = {*LAYERS, "losses", "balancing", "optimizers"}
 MODELS = {*TRAINING, "models"}
 ALLOWED = {
     "checks": set(),
@@ -28,13 +28,14 @@ ALLOWED = {
     "layers": LAYERS,
     "losses": TRAINING,
     "balancing": TRAINING,
-    "metrics": TRAINING,
     "optimizers": TRAINING,
     "models": MODELS,
+    "metrics": MODELS,
+    "calibration": {*MODELS, "metrics"},
     "inspection": {*MODELS, "inspection"},
     "data": {*COLUMNS, "data"},
-    "benchmark": {*MODELS, "inspection", "data", "benchmark"},
-    "__init__": {*MODELS, "inspection", "data"},
+    "benchmark": {*MODELS, "metrics", "inspection", "data", "benchmark"},
+    "__init__": {*MODELS, "metrics", "calibration", "inspection", "data"},
 }
 
 NETWORK = """

@@ -68,4 +68,6 @@ def _extraction_below(head: Any) -> tuple[Any, int]:
         layer, _, index = head.input._keras_history
         if isinstance(layer, Extraction):
             return layer, index
+        if hasattr(layer, "task"):  # the tower below a calibrator
+            return _extraction_below(layer)
     return None, 0

@@ -105,6 +105,8 @@ CASES = {
             expected(5, (2, 4), fixed=2, dropouts=1, losses=1),
         ),
     ],
+    "Isotonic": [({"num_points": 3}, {"input_shape": (2, 1)}, expected(0, (2, 1), fixed=2))],
+    "Platt": [({}, {"input_shape": (2, 1)}, expected(0, (2, 1), fixed=2))],
     "Tower": [
         ({}, ONE, expected(2, (2, 1))),
         (
