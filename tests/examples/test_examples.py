@@ -80,6 +80,18 @@ def test_funnel():
     assert "clicked rows" in output
 
 
+def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
+    output = run(
+        "diagnose.py", "--rows", 3000, "--epochs", 1, "--seeds", 0, 1, "--output", tmp_path / "new"
+    )
+    titles = ("Expert utilisation", "Gates by epoch", "Cosine of the tasks' gr", "Multi-task ag")
+    assert all(f"\n{title}" in output for title in titles)
+    names = ("expert_utilization", "gate_history", "gradient_conflict", "negative_transfer")
+    files = sorted((tmp_path / "new").iterdir())
+    assert [file.name for file in files] == [f"{name}.png" for name in names]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
 def test_your_own_dataframe():
     output = run("your_own_dataframe.py")
     assert "Atlantis" in output

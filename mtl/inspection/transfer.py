@@ -1,0 +1,271 @@
+"""Negative transfer: tasks that a multi-task model serves worse than a model of their own."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from mtl import checks
+from mtl.models import arrays, spread
+from mtl.tasks import Task
+
+# What makes a model larger or smaller, whatever its number of tasks.
+_WIDTHS = ("expert_dnn_units", "bottom_dnn_units")
+_METRICS = {
+    "binary": "AUC",
+    "regression": "-RMSE",
+    "multiclass": "accuracy",
+    "multilabel": "mean AUC",
+}
+
+
+def negative_transfer(
+    factory: Callable[..., Any],
+    feature_columns: Sequence[Any],
+    train: tuple[Any, ...],
+    test: tuple[Any, Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    compile: Mapping[str, Any] | None = None,
+    fit: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    metric: Callable[[Any, Any], float] | None = None,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Compare a multi-task model with single-task models of the same size, on held-out rows.
+
+    ```python
+    table = negative_transfer(
+        MMoE,
+        data.feature_columns,
+        data.train,
+        data.test,
+        options={"task_names": data.task_names, "num_experts": 8},
+        compile={"optimizer": "adam"},
+        fit={"batch_size": 1024, "epochs": 3},
+    )
+    table[table["negative"]]  # the tasks that are better off alone
+    ```
+
+    The single-task model of a task comes from the same factory, with the task's own tower. Having
+    lost the other tasks' towers, gates and experts, it would be smaller: the widths of its experts
+    (of its bottom, in SharedBottom) are multiplied by the factor that brings its number of
+    trainable parameters nearest to the multi-task model's. Each seed trains every model once, so
+    that there are `len(seeds) * (T + 1)` runs; the interval is Student's t for the mean of the
+    seeds' differences. Sets the global random seed.
+
+    Args:
+        factory: SharedBottom, MoE, MMoE, CGC or PLE.
+        feature_columns: list of feature columns.
+        train: `(x, y)` or `(x, y, sample_weight)`, in the forms that `fit` takes.
+        test: `(x, y)`. Rows to score on; those whose label is NaN are left out.
+        options: dict. The factory's other arguments, such as `task_names`. Defaults to None.
+        compile: dict. Arguments of `compile`; optimizers and the like are copied for each run, and
+            a single-task model gets its task's part, without `loss_weights` and `balancer`.
+            Defaults to None.
+        fit: dict. Further arguments of `fit`, `validation_data` among them. Defaults to None.
+        seeds: list of int, at least two. Seeds of weights and shuffling. Defaults to 0 to 4.
+        metric: function of labels `(N, 1)` and predictions `(N, size)` to a float, the greater the
+            better; or None: by the task's type AUC, minus the root mean squared error, accuracy,
+            or the mean of the labels' AUC. Defaults to None.
+        confidence: float in (0, 1). Level of the interval. Defaults to 0.95.
+
+    Returns:
+        A DataFrame with one row per task: "metric", its name; "single" and "multi", means over
+        seeds; "difference", multi - single; "ci_low" and "ci_high", its interval; "negative",
+        whether the interval lies below 0; "parameters_single" and "parameters_multi"; "seeds",
+        their number.
+
+    Raises:
+        TypeError: an argument of a wrong type, or data that `fit` refuses.
+        ValueError: a single task, fewer than two seeds, a factory without experts or bottom, or
+            data that `fit` refuses.
+
+    References:
+        - Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL)
+          Model for Personalized Recommendations, RecSys 2020, section 3: the seesaw phenomenon
+    """
+    options = dict(options or {})
+    seeds = [checks.non_negative_int(f"seeds[{i}]", seed) for i, seed in enumerate(seeds)]
+    if len(set(seeds)) < max(len(seeds), 2):
+        raise ValueError(f"`seeds` should hold two or more different seeds. Received: {seeds}")
+    if not 0 < checks.number("confidence", confidence, "a number between 0 and 1") < 1:
+        raise ValueError(f"`confidence` should lie between 0 and 1. Received: {confidence!r}")
+    model = factory(feature_columns, **options)
+    tasks, size = model.tasks, _size(model)
+    if len(tasks) < 2:
+        raise ValueError(f"`options` should make several tasks. Received: {model.task_names} alone")
+    alone, widths = [], {}
+    for k in range(len(tasks)):
+        own = _options_of(options, tasks, k)
+        form = repr((own["task_types"], own.get("tower_dnn_units_lists")))
+        if form not in widths:
+            widths[form] = _same_size(factory, feature_columns, own, size)
+        alone.append({**own, **widths[form]})
+    setting = _Setting(factory, feature_columns, tasks, train, compile or {}, fit or {})
+    x_test, labels = test[0], arrays.check_labels(tasks, test[1])
+    single, multi = np.zeros((2, len(tasks), len(seeds)))
+    sizes = [0] * len(tasks)
+    for column, seed in enumerate(seeds):
+        model = setting.run(options, seed)
+        for k, predictions in enumerate(model.predict(x_test, verbose=0)):
+            multi[k, column] = _score(tasks[k], labels[k], predictions, metric)
+        for k, task in enumerate(tasks):
+            model = setting.run(alone[k], seed, k)
+            predictions = model.predict(x_test, verbose=0)
+            single[k, column] = _score(task, labels[k], predictions, metric)
+            sizes[k] = _size(model)
+    difference = (multi - single).mean(axis=1)
+    error = (multi - single).std(axis=1, ddof=1) / math.sqrt(len(seeds))
+    half = stats.t.ppf((1 + confidence) / 2, len(seeds) - 1) * error
+    name = getattr(metric, "__name__", "metric")
+    return pd.DataFrame(
+        {
+            "metric": [_METRICS[task.type] if metric is None else name for task in tasks],
+            "single": single.mean(axis=1),
+            "multi": multi.mean(axis=1),
+            "difference": difference,
+            "ci_low": difference - half,
+            "ci_high": difference + half,
+            "negative": difference + half < 0,
+            "parameters_single": sizes,
+            "parameters_multi": size,
+            "seeds": len(seeds),
+        },
+        index=pd.Index([task.name for task in tasks], name="task"),
+    )
+
+
+def _options_of(options: Mapping[str, Any], tasks: Sequence[Task], k: int) -> dict[str, Any]:
+    """Return the factory's arguments for task k alone."""
+    task = tasks[k]
+    sized = task.type in ("multiclass", "multilabel")
+    own = {
+        **options,
+        "num_tasks": 1,
+        "task_names": [task.name],
+        "task_types": [(task.type, task.size) if sized else task.type],
+    }
+    if "tower_dnn_units_lists" in options:
+        own["tower_dnn_units_lists"] = [options["tower_dnn_units_lists"][k]]
+    return own
+
+
+def _same_size(
+    factory: Callable[..., Any], columns: Sequence[Any], options: dict[str, Any], size: int
+) -> dict[str, Any]:
+    """Return the widths, by the name of their option, whose model is nearest in size."""
+    parameters = inspect.signature(factory).parameters
+    names = [name for name in _WIDTHS if name in parameters]
+    if not names:
+        raise ValueError(
+            "`factory` should be SharedBottom, MoE, MMoE, CGC or PLE: one with experts or a bottom "
+            f"to widen. Received: {getattr(factory, '__name__', factory)}"
+        )
+    name = names[0]
+    units = checks.units(name, options.get(name, parameters[name].default))
+    if not units:
+        return {}
+
+    def widened(first: int) -> dict[str, Any]:
+        return {name: [max(1, round(unit * first / units[0])) for unit in units]}
+
+    def excess(first: int) -> int:
+        return _size(factory(columns, **{**options, **widened(first)})) - size
+
+    below, above = 0, units[0]
+    excesses = {below: -size, above: excess(above)}
+    while excesses[above] < 0:
+        below, above = above, 2 * above
+        excesses[above] = excess(above)
+    while above - below > 1:
+        middle = (below + above) // 2
+        excesses[middle] = excess(middle)
+        below, above = (middle, above) if excesses[middle] < 0 else (below, middle)
+    return widened(below if below and -excesses[below] < excesses[above] else above)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all runs share."""
+
+    factory: Callable[..., Any]
+    columns: Sequence[Any]
+    tasks: Sequence[Task]
+    train: tuple[Any, ...]
+    compile: Mapping[str, Any]
+    fit: Mapping[str, Any]
+
+    def run(self, options: Mapping[str, Any], seed: int, k: int | None = None) -> Any:
+        """Return a trained model of all tasks, or of task k."""
+        keras.utils.set_random_seed(seed)
+        model = self.factory(self.columns, **{**options, "seed": seed})
+        model.compile(**_compile_options(self.compile, self.tasks, k))
+        x, y, weights = self._data(self.train, k)
+        more = {"verbose": 0, **self.fit}
+        if isinstance(more.get("validation_data"), (list, tuple)):
+            more["validation_data"] = self._data(more["validation_data"], k)
+        model.fit(x, y, sample_weight=weights, **more)
+        return model
+
+    def _data(self, data: Any, k: int | None) -> tuple[Any, Any, Any]:
+        """Return inputs, labels and sample weights of all tasks, or of task k."""
+        x, y, *rest = data
+        labels = arrays.check_labels(self.tasks, y)
+        weights = arrays.check_sample_weights(self.tasks, rest[0] if rest else None, len(labels[0]))
+        if k is None:
+            return x, labels, weights
+        return x, labels[k], weights and weights[k]
+
+
+def _compile_options(
+    compile: Mapping[str, Any], tasks: Sequence[Task], k: int | None
+) -> dict[str, Any]:
+    """Return fresh arguments of `compile` for all tasks, or for task k."""
+    options = {name: keras.tree.map_structure(_fresh, value) for name, value in compile.items()}
+    if k is None:
+        return options
+    for name in ("loss_weights", "balancer"):
+        options.pop(name, None)
+    if "loss" in options:
+        options["loss"] = spread.spread_losses(tasks, options["loss"])[k]
+    for name in ("metrics", "weighted_metrics"):
+        if options.get(name) is not None:
+            options[name] = spread.spread_metrics(tasks, name, options[name])[k]
+    return options
+
+
+def _fresh(value: Any) -> Any:
+    """Return a copy of an optimizer, metric or loss: its state belongs to one model."""
+    return type(value).from_config(value.get_config()) if hasattr(value, "get_config") else value
+
+
+def _score(task: Task, labels: Any, predictions: Any, metric: Any) -> float:
+    """Return a score, the greater the better, on the rows whose label is known."""
+    labels = np.asarray(labels).reshape(len(predictions), -1)
+    if metric is None and task.type in ("binary", "multilabel"):
+        pairs = zip(labels.T, np.asarray(predictions).T, strict=True)
+        known = [(y[~np.isnan(y)], p[~np.isnan(y)]) for y, p in pairs]
+        return float(np.mean([roc_auc_score(y, p) for y, p in known]))
+    rows = ~np.isnan(labels).any(axis=1)
+    labels, predictions = labels[rows], np.asarray(predictions)[rows]
+    if metric is not None:
+        return float(metric(labels, predictions))
+    if task.type == "regression":
+        return -float(np.sqrt(np.mean((predictions - labels) ** 2)))
+    classes = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
+    return float(np.mean(predictions.argmax(axis=1) == classes))
+
+
+def _size(model: Any) -> int:
+    """Return the number of trainable parameters."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
