@@ -1,9 +1,10 @@
 """Balancers that combine the tasks' gradients on the shared parameters of a model.
 
 Notation: g_k is the gradient of task k's loss, n_k = |g_k|, u_k = g_k / n_k, and R the matrix of
-cosines u_i · u_j; d = Σ_k c_k g_k is the combined gradient. All methods are computed from R and
-the norms, so that gradients may be of any scale: if all are multiplied by s, so is d (except that
-of `NashMTL`, whose length is constant).
+cosines u_i · u_j; d = Σ_k c_k g_k is the combined gradient. Gradients may be of any scale: if all
+are multiplied by s, so is d (except that of `NashMTL`, whose length is constant). Without conflict,
+d is of the size of the sum of the gradients with `PCGrad` and `GradVac`, and of their mean with
+`MGDA`, `CAGrad` and `IMTLG`.
 
 A task whose gradient is zero, as that of a task without a label in the batch, is left out: its
 coefficient is 0, and the others get those that they would get without it. If all gradients are
@@ -60,7 +61,7 @@ def dot(x: Any, y: Any) -> Any:
 def solve(matrix: Any, rhs: Any) -> Any:
     """Solve linear systems of positive semi-definite matrices by Gauss-Jordan elimination.
 
-    TensorFlow's own solvers raise errors for singular matrices, or don't compile under XLA.
+    TensorFlow's own solvers raise errors for singular matrices.
 
     Args:
         matrix: tensor of shape `(..., T, T)`. Its diagonal should be 0 or of about 1.
@@ -308,7 +309,7 @@ class CAGrad(FaceBalancer):
 
     Args:
         c: float in [0, 1). How far from the mean gradient d may go. 0 is the mean gradient.
-            Defaults to 0.5, as in the paper's first experiment; 0.4 is its choice for NYU-v2.
+            Defaults to 0.5, as in the authors' toy problem; on NYU-v2 they use 0.4.
         **kwargs: `name` of the Keras layer.
 
     References:
@@ -325,7 +326,7 @@ class CAGrad(FaceBalancer):
         h, norms = scales(norms), norms * reciprocal(ops.max(norms))
         present = ops.cast(norms > 0, "float32")
         mean = norms * reciprocal(ops.sum(present))
-        radius = self.c * ops.sqrt(dot(mean, multiply(mean, cosines)))
+        radius = self.c * ops.sqrt(ops.maximum(dot(mean, multiply(mean, cosines)), 0.0))
 
         # d - g_0 = Σ_k z_k u_k. On a set of tasks, g_k · d is the same for all where z is a sum of
         # two orthogonal parts: one, with hᵀz = 0, takes the differences out of g_0; the other is
@@ -360,7 +361,8 @@ class AlignedMTL(GradientBalancer):
 
         Ĝ = G B,    B = σ V diag(1 / √λ) Vᵀ,    d = Ĝ 1
 
-    over the eigenvalues that are not zero. All singular values of Ĝ are σ.
+    over the eigenvalues that are not zero. All singular values of Ĝ are σ. The sum, not the mean,
+    is what the authors' code returns.
 
     Args:
         **kwargs: `name` of the Keras layer.
@@ -418,7 +420,7 @@ class NashMTL(GradientBalancer):
         GᵀG c = 1 / c
 
     (G the matrix whose columns are the gradients), so that every task has the same part in d:
-    c_k g_k · d = 1. So |d| is √T, however small the gradients are; the paper clips its norm to 1.
+    c_k g_k · d = 1. So |d| is √T, however small the gradients are; the authors clip it to 1.
     There is no solution where the tasks can't all be improved: the least eigenvalue of R is raised
     to 1e-5, with which d goes to 0 there. The coefficients are computed anew in every step, which
     the paper does less often to save time.
@@ -439,12 +441,14 @@ class NashMTL(GradientBalancer):
         cosines = cosines + ops.maximum(1e-5 - least, 0.0) * eye
 
         # With a_k = c_k n_k, this is where ½ aᵀRa - Σ_k log a_k is least. The function is
-        # self-concordant: Newton's steps over 1 + their decrement stay positive and arrive.
-        def step(_: Any, a: Any) -> Any:
+        # self-concordant: Newton's steps over 1 + their decrement stay positive and arrive. After
+        # one of a decrement of 1e-4, the next would be of about its square.
+        def step(a: Any, _: Any) -> tuple[Any, Any]:
             gradient = multiply(a, cosines) - 1.0 / a
             change = solve(cosines + eye / a**2, gradient[:, None])[:, 0]
             decrement = ops.sqrt(ops.maximum(dot(gradient, change), 0.0))
-            return a - change / (1.0 + decrement)
+            return a - change / (1.0 + decrement), decrement
 
-        a = ops.fori_loop(0, 40, step, ops.ones_like(norms))
+        start = ops.ones_like(norms), ops.ones_like(norms[0])
+        a, _ = ops.while_loop(lambda _, decrement: decrement > 1e-4, step, start, 40)
         return a * present * reciprocal(norms)

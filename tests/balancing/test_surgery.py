@@ -18,8 +18,7 @@ from mtl.balancing.surgery import IMTLG, MGDA, AlignedMTL, CAGrad, GradVac, Nash
 BACKEND = keras.backend.backend()
 METHODS = [PCGrad, GradVac, MGDA, CAGrad, AlignedMTL, IMTLG, NashMTL]
 DETERMINISTIC = METHODS[2:]
-# JAX always compiles, and torch never.
-COMPILED = {"tensorflow": [False, True], "jax": [True], "torch": [False]}[BACKEND]
+MODES = {"tensorflow": ["eager", "xla"], "jax": ["xla"], "torch": ["eager"]}[BACKEND]
 
 # g_1 = (2, 0), g_2 = (-1, 1), and g_1 = (2, 0), g_2 = (1, 1).
 CONFLICT, HARMONY = [[4, -2], [-2, 2]], [[4, 2], [2, 2]]
@@ -31,13 +30,16 @@ def make(method: type[GradientBalancer], tasks: int, **options: Any) -> Gradient
     return balancer
 
 
-def runner(balancer: GradientBalancer, compiled: bool) -> Callable[[Any], np.ndarray]:
-    """Return the function from a Gram matrix to the coefficients, which also moves the state."""
+def runner(balancer: GradientBalancer, mode: str = "graph") -> Callable[[Any], np.ndarray]:
+    """Return the function from a Gram matrix to the coefficients, which also moves the state.
+
+    On JAX it is always compiled, on torch never; `mode` is for TensorFlow.
+    """
     step: Any = balancer.coefficients
-    if BACKEND == "tensorflow" and compiled:
+    if BACKEND == "tensorflow" and mode != "eager":
         import tensorflow as tf
 
-        step = tf.function(step, jit_compile=True)
+        step = tf.function(step, jit_compile=mode == "xla")
     if BACKEND == "jax":
         import jax
 
@@ -64,12 +66,17 @@ def runner(balancer: GradientBalancer, compiled: bool) -> Callable[[Any], np.nda
 
 
 @functools.cache
-def solver(method: type[GradientBalancer], tasks: int, compiled: bool = False) -> Any:
-    return runner(make(method, tasks), compiled)
+def prepared(method: type[GradientBalancer], tasks: int, mode: str) -> Any:
+    balancer = make(method, tasks)
+    return balancer, runner(balancer, mode)
 
 
-def solve(method: type[GradientBalancer], gram: Any) -> np.ndarray:
-    return solver(method, len(gram))(gram)
+def solve(method: type[GradientBalancer], gram: Any, mode: str = "graph") -> np.ndarray:
+    """Return the first coefficients of a method with its default arguments."""
+    balancer, run = prepared(method, len(gram), mode)
+    if method is GradVac:
+        balancer.targets.assign(np.zeros((len(gram), len(gram))))
+    return run(gram)  # type: ignore[no-any-return]
 
 
 def gradients(tasks: int, seed: int, size: int | None = None) -> np.ndarray:
@@ -80,7 +87,7 @@ def gradients(tasks: int, seed: int, size: int | None = None) -> np.ndarray:
     return (g / np.linalg.norm(g, axis=1, keepdims=True) * lengths[:, None]).astype("float32")
 
 
-MANY = [gradients(tasks, seed).astype("float64") for tasks in (3, 4, 5) for seed in range(6)]
+MANY = [gradients(tasks, seed).astype("float64") for tasks in (3, 5) for seed in range(6)]
 
 
 # --- By hand ---
@@ -117,21 +124,18 @@ HAND: list[tuple[type[GradientBalancer], dict[str, Any], Any, list[float]]] = [
 ]
 
 
-@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("method", "options", "gram", "expected"), HAND)
 def test_two_tasks_by_hand(
-    method: Any, options: dict[str, Any], gram: Any, expected: list[float], compiled: bool
+    method: Any, options: dict[str, Any], gram: Any, expected: list[float], mode: str
 ) -> None:
-    if options or method is GradVac:
-        c = runner(make(method, 2, **options), compiled)(gram)
-    else:
-        c = solver(method, 2, compiled)(gram)
+    c = runner(make(method, 2, **options), mode)(gram) if options else solve(method, gram, mode)
     np.testing.assert_allclose(c, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", COMPILED)
-def test_gradvac_turns_gradients_to_the_average_cosine(compiled: bool) -> None:
-    run = runner(make(GradVac, 2, beta=0.5), compiled)
+@pytest.mark.parametrize("mode", MODES)
+def test_gradvac_turns_gradients_to_the_average_cosine(mode: str) -> None:
+    run = runner(make(GradVac, 2, beta=0.5), mode)
     np.testing.assert_allclose(run(CONFLICT), [1.5, 2], atol=1e-6)
     # The cosine was -1/√2, and half of it is the target now: g_1 gets |g_1| / |g_2| =√2 times
     # (-1/(2√2) √(1/2) / √(7/8) + 1/√2) g_2, which is 1 - 1/√7 times; g_2 gets half of that of g_1.
@@ -152,7 +156,7 @@ def test_mgda_is_the_shortest_vector_of_the_hull() -> None:
         np.testing.assert_allclose(gains[c > 1e-6], 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("g", MANY[::3])
+@pytest.mark.parametrize("g", MANY[::2])
 def test_mgda_agrees_with_scipy(g: np.ndarray) -> None:
     found = minimize(
         lambda w: w @ g @ g.T @ w,
@@ -166,7 +170,7 @@ def test_mgda_agrees_with_scipy(g: np.ndarray) -> None:
     np.testing.assert_allclose(solve(MGDA, g @ g.T) @ g, found.x @ g, atol=2e-5)
 
 
-@pytest.mark.parametrize("g", MANY[::3])
+@pytest.mark.parametrize("g", MANY[::2])
 def test_cagrad_agrees_with_scipy_on_the_primal_problem(g: np.ndarray) -> None:
     mean = g.mean(0)
     radius = 0.5 * np.linalg.norm(mean)
@@ -189,7 +193,7 @@ def test_cagrad_agrees_with_scipy_on_the_primal_problem(g: np.ndarray) -> None:
 def test_cagrad_where_all_tasks_cannot_be_improved() -> None:
     # g_1 and g_2 are opposite, and g_0 = (-1/3, 1/3) can be moved to where both gain 0, not less.
     g = np.array([[1, 0], [-2, 0], [0, 1]])
-    c = runner(make(CAGrad, 3, c=0.9), BACKEND == "jax")(g @ g.T)
+    c = runner(make(CAGrad, 3, c=0.9))(g @ g.T)
     d = c @ g
     assert d[0] == pytest.approx(0, abs=2e-3)
     assert np.linalg.norm(d - g.mean(0)) <= 0.9 * np.linalg.norm(g.mean(0)) * (1 + 1e-3)
@@ -259,10 +263,9 @@ def test_pcgrad_projects_in_random_orders() -> None:
     g = np.array([[1, 0, 0.2], [-1, 0.8, 0], [-0.5, -1, 1]])
     sums = [operated(g, orders, np.zeros((3, 3)))[0].sum(0) for orders in all_orders(3)]
     assert len(np.unique(np.round(sums, 6), axis=0)) == 8
-    run = runner(make(PCGrad, 3), BACKEND == "jax")
     seen = set()
-    for _ in range(40):
-        far = np.abs(sums - run(g @ g.T) @ g).max(-1)
+    for _ in range(100):
+        far = np.abs(sums - solve(PCGrad, g @ g.T) @ g).max(-1)
         assert far.min() < 1e-5
         seen.add(far.argmin())
     assert len(seen) == 8
@@ -270,7 +273,7 @@ def test_pcgrad_projects_in_random_orders() -> None:
 
 def test_gradvac_follows_its_equation_in_random_orders() -> None:
     balancer: Any = make(GradVac, 3, beta=0.3)
-    run = runner(balancer, BACKEND == "jax")
+    run = runner(balancer)
     rng = np.random.default_rng(0)
     targets, turned = np.zeros((3, 3)), 0
     for _ in range(4):
@@ -295,12 +298,11 @@ def test_gradvac_follows_its_equation_in_random_orders() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_scale_of_all_gradients_does_not_matter(method: Any, scale: float) -> None:
     g = MANY[0]
-    for gram in (np.array(CONFLICT), g @ g.T):
-        # GradVac's state, and random orders, start anew.
-        c = runner(make(method, len(gram)), False)(gram)
-        scaled = runner(make(method, len(gram)), False)(gram * scale**2)
-        factor = scale if method is NashMTL else 1
-        np.testing.assert_allclose(scaled * factor, c, rtol=1e-4, atol=1e-6)
+    # Of three tasks, random orders give different results.
+    gram = np.array(CONFLICT) if method in (PCGrad, GradVac) else g @ g.T
+    factor = scale if method is NashMTL else 1
+    scaled = solve(method, gram * scale**2) * factor
+    np.testing.assert_allclose(scaled, solve(method, gram), rtol=1e-4, atol=1e-6)
 
 
 def test_nash_mtl_and_imtlg_see_angles_alone() -> None:
@@ -314,27 +316,26 @@ def test_nash_mtl_and_imtlg_see_angles_alone() -> None:
 
 @pytest.mark.parametrize("method", DETERMINISTIC)
 def test_the_order_of_the_tasks_does_not_matter(method: Any) -> None:
-    for g in MANY[6:9]:
-        order = [2, 0, 3, 1]
+    for g in MANY[6:]:
+        order = [2, 0, 4, 3, 1]
         c = solve(method, g[order] @ g[order].T)
         expected = solve(method, g @ g.T)[order]
         np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("compiled", COMPILED)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_task_without_gradient_is_left_out(method: Any, compiled: bool) -> None:
+def test_a_task_without_gradient_is_left_out(method: Any) -> None:
     g = np.array([[2.0, 0], [0, 0], [-1, 1]])
-    run = runner(make(method, 3), compiled)
     expected = next(e for m, options, gram, e in HAND if m is method and gram is CONFLICT)
-    np.testing.assert_allclose(run(g @ g.T), [expected[0], 0, expected[1]], atol=2e-6)
-    np.testing.assert_array_equal(run(np.zeros((3, 3))), 0)
+    c = solve(method, g @ g.T)
+    np.testing.assert_allclose(c, [expected[0], 0, expected[1]], atol=2e-6)
+    np.testing.assert_array_equal(solve(method, np.zeros((3, 3))), 0)
 
 
 def test_gradvac_takes_no_average_of_a_task_without_gradient() -> None:
     balancer: Any = make(GradVac, 3)
     g = np.array([[2.0, 0], [0, 0], [-1, 1]])
-    runner(balancer, False)(g @ g.T)
+    runner(balancer)(g @ g.T)
     average = -0.01 / 2**0.5
     expected = [[0, 0, average], [0, 0, 0], [average, 0, 0]]
     np.testing.assert_allclose(ops.convert_to_numpy(balancer.targets), expected, atol=1e-7)
@@ -356,23 +357,24 @@ DEGENERATE = [
 
 @pytest.mark.parametrize(("method", "equal", "opposite"), DEGENERATE)
 def test_equal_and_opposite_gradients(method: Any, equal: float, opposite: float | None) -> None:
-    run = runner(make(method, 2), False)
+    d = solve(method, EQUAL @ EQUAL.T) @ EQUAL
+    np.testing.assert_allclose(d, equal * EQUAL[0], rtol=1e-4)
     if opposite is not None:
-        d = run(OPPOSITE @ OPPOSITE.T) @ OPPOSITE
+        d = solve(method, OPPOSITE @ OPPOSITE.T) @ OPPOSITE
         np.testing.assert_allclose(d, [opposite, 0], atol=1e-4)
-    np.testing.assert_allclose(run(EQUAL @ EQUAL.T) @ EQUAL, equal * EQUAL[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_coefficients_are_finite_whatever_the_gradients(method: Any) -> None:
-    tasks = 6
+    tasks = 8
     rng = np.random.default_rng(0)
     few, one = rng.normal(size=(tasks, 2)), np.ones((tasks, 1))
     wide = rng.normal(size=(tasks, 9)) * np.geomspace(1e-8, 1e4, tasks)[:, None]
     stationary = rng.normal(size=(tasks, 9))
     stationary -= stationary.mean(0)
-    mixed = few * np.array([1, 0, 1, 0, 1, 1])[:, None]
-    for g in (few, one, wide, stationary, mixed, one * np.array([1, -1, 1, -1, 0, 1])[:, None]):
+    mixed = few * np.array([1, 0, 1, 0, 1, 1, 0, 1])[:, None]
+    signs = np.array([[1], [-1], [1], [-1], [0], [1], [1], [2]])
+    for g in (few, one, wide, stationary, mixed, signs):
         assert np.isfinite(solve(method, g @ g.T)).all()
 
 
@@ -388,22 +390,29 @@ def test_eight_tasks(method: Any) -> None:
 # --- State and arguments ---
 
 
+def same_state(one: GradientBalancer, other: GradientBalancer) -> bool:
+    pairs = zip(one.variables, other.variables, strict=True)
+    return all(np.array_equal(*map(ops.convert_to_numpy, pair)) for pair in pairs)
+
+
 @pytest.mark.parametrize("method", [PCGrad, GradVac])
 def test_state_goes_on_where_it_was(method: Any) -> None:
-    gram = gradients(4, 1, 3) @ gradients(4, 1, 3).T
-    first, second, other = make(method, 4), make(method, 4), make(method, 4, seed=3)
+    g = np.array([[1, 0, 0.2], [-1, 0.8, 0], [-0.5, -1, 1]])
+    first, other = make(method, 3), make(method, 3, seed=3)
     assert len(first.variables) == (1 if method is PCGrad else 2)
     assert not first.trainable_variables
-    runs = [runner(b, False) for b in (first, second, other)]
-    begun = [runs[0](gram) for _ in range(4)]
-    assert len(np.unique(np.round(begun, 5), axis=0)) > 1
-    np.testing.assert_array_equal([runs[1](gram) for _ in range(4)], begun)
+    assert same_state(first, make(method, 3))
+    run = runner(first)
+    assert len(np.unique(np.round([run(g @ g.T) for _ in range(8)], 5), axis=0)) > 1
+    assert not same_state(first, make(method, 3))
     store: dict[str, Any] = {}
     first.save_own_variables(store)
-    other.load_own_variables({name: np.array(value) for name, value in store.items()})
-    np.testing.assert_array_equal(
-        [runs[0](gram) for _ in range(4)], [runs[2](gram) for _ in range(4)]
-    )
+    store = {name: np.array(value) for name, value in store.items()}
+    other.load_own_variables(store)
+    assert same_state(first, other)
+    following = [run(g @ g.T) for _ in range(4)]
+    first.load_own_variables(store)
+    np.testing.assert_array_equal([run(g @ g.T) for _ in range(4)], following)
 
 
 @pytest.mark.parametrize(
@@ -413,16 +422,15 @@ def test_state_goes_on_where_it_was(method: Any) -> None:
 def test_configuration(method: Any, options: dict[str, Any]) -> None:
     for given in (options, {}):
         balancer = method(**given)
-        copy: Any = keras.saving.deserialize_keras_object(
-            keras.saving.serialize_keras_object(balancer)
-        )
-        assert type(copy) is method
+        copy = method.from_config(balancer.get_config())
         assert copy.get_config() == balancer.get_config()
         assert given.items() <= copy.get_config().items()
 
 
-def test_every_method_is_exported() -> None:
+def test_every_method_is_exported_and_registered() -> None:
     assert sorted(surgery.__all__) == sorted(method.__name__ for method in METHODS)
+    for method in METHODS:
+        assert keras.saving.get_registered_object(f"mtl>{method.__name__}") is method
 
 
 @pytest.mark.parametrize(
