@@ -162,14 +162,6 @@ class Surgery(GradientBalancer):
             met = met + cosine[:, None] * other
         return rows, met
 
-    def save_own_variables(self, store: Any) -> None:
-        """Save the state, that of the random generator included."""
-        store["seed"] = ops.convert_to_numpy(self.seed_generator.state.value)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Restore the state."""
-        self.seed_generator.state.assign(store["seed"])
-
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""
         return {**super().get_config(), "seed": self.seed}
@@ -245,16 +237,6 @@ class GradVac(Surgery):
         pairs = present[:, None] * present * (1.0 - ops.eye(gram.shape[0]))
         self.targets.assign(targets + self.beta * pairs * (met - targets))
         return multiply(norms, rows) * reciprocal(norms)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the averages and the state of the random generator."""
-        super().save_own_variables(store)
-        store["targets"] = ops.convert_to_numpy(self.targets)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Restore the averages and the state of the random generator."""
-        super().load_own_variables(store)
-        self.targets.assign(store["targets"])
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""

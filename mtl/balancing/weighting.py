@@ -234,11 +234,11 @@ class GradNorm(GradientBalancer):
 
     def weights_of(self, losses: Any) -> Any:
         """Return the current weights."""
-        return ops.convert_to_tensor(self.task_weights)
+        return ops.copy(self.task_weights)  # `coefficients` assigns the variable
 
     def coefficients(self, gram: Any, losses: Any) -> Any:
         """Return the current weights, and set the next ones."""
-        weights = ops.convert_to_tensor(self.task_weights)
+        weights = self.weights_of(losses)
         # A task without a label in the first batches starts later.
         known = ops.convert_to_tensor(self.first_losses)
         first = ops.where(known > 0, known, losses)

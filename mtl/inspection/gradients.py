@@ -45,7 +45,7 @@ def gradient_conflict(
     References:
         - Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020
     """
-    from mtl.models.steps import gradient_products  # type: ignore[attr-defined]
+    from mtl.models.steps import gradient_products
 
     if len(model.tasks) < 2:
         raise ValueError(
@@ -58,12 +58,13 @@ def gradient_conflict(
         raise ValueError("`x` should hold at least one row. Received: 0 rows.")
     labels = arrays.check_labels(model.tasks, y)
     weights = arrays.check_sample_weights(model.tasks, sample_weight, rows)
+    products = gradient_products(model)
     total = np.zeros((len(model.tasks),) * 2)
     count = np.zeros_like(total)
     bounds = np.linspace(0, rows, math.ceil(rows / batch_size) + 1).astype(int)
     for start, end in itertools.pairwise(bounds):
         batch = _slice((inputs, labels, weights), start, end)
-        gram = np.asarray(gradient_products(model, *batch), "float64")
+        gram = products(*batch).astype("float64")
         norms = np.sqrt(np.diag(gram))
         scale = np.outer(norms, norms)
         known = scale > 0

@@ -155,17 +155,15 @@ def jax_step(model: Any, state: Any, data: Any) -> Any:
     return logs, (trainable, non_trainable, optimizer_variables, metrics_variables)
 
 
-def gradient_products(model: Any, x: Any, y: Any, sample_weight: Any = None) -> np.ndarray:
-    """Return the inner products of the tasks' gradients on the shared parameters, for one batch.
+def gradient_products(model: Any) -> Callable[..., np.ndarray]:
+    """Return a function to the inner products of the tasks' gradients on the shared parameters.
 
     Args:
         model: a compiled MultiTaskModel.
-        x: inputs by name, as `fit` takes them.
-        y: labels, as `fit` takes them.
-        sample_weight: as `fit` takes them, or None.
 
     Returns:
-        An array of shape `(T, T)`.
+        A function of a batch's inputs, labels and sample weights, as `mtl.models.arrays` checks
+        them, to an array of shape `(T, T)`.
 
     Raises:
         ValueError: the model isn't compiled, or its tasks share no parameters.
@@ -173,26 +171,41 @@ def gradient_products(model: Any, x: Any, y: Any, sample_weight: Any = None) -> 
     if not model.compiled:
         raise ValueError("`model` should be compiled: its losses are needed. Received: it is not")
     shared = shared_positions(model)
-    x, y, sample_weight = model._check_data(x, y, sample_weight)
-    x, y, sample_weight = keras.tree.map_structure(
-        lambda v: None if v is None else ops.convert_to_tensor(v), (x, y, sample_weight)
-    )
-    if keras.backend.backend() == "jax":
-        variables = (
-            model.trainable_variables,
-            model.non_trainable_variables,
-            model.optimizer.variables,
-            model.metrics_variables,
+    backend = keras.backend.backend()
+    by_backend = {"tensorflow": _tensorflow_terms, "jax": _jax_terms, "torch": _torch_terms}
+    terms_of: Any = by_backend[backend]
+
+    def products(*batch: Any) -> Any:
+        terms = terms_of(model, *batch, training=False)[0]
+        return _products(_of_shared(terms, shared), terms.scale)
+
+    compiled = products
+    if backend == "jax":
+        import jax
+
+        compiled = jax.jit(products)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(products, reduce_retracing=True, autograph=False)
+
+    def run(*batch: Any) -> np.ndarray:
+        batch = keras.tree.map_structure(
+            lambda v: None if v is None else ops.convert_to_tensor(v), batch
         )
-        state = [[v.value for v in kind] for kind in variables]
-        terms = _jax_terms(model, state, x, y, sample_weight, training=False)[0]
-    else:
-        by_backend = {"tensorflow": _tensorflow_terms, "torch": _torch_terms}
-        make = by_backend[keras.backend.backend()]
-        terms = make(model, x, y, sample_weight, training=False)[0]
+        if backend == "jax":
+            variables = (
+                model.trainable_variables,
+                model.non_trainable_variables,
+                model.optimizer.variables,
+                model.metrics_variables,
+            )
+            batch = ([[v.value for v in kind] for kind in variables], *batch)
+        result: np.ndarray = ops.convert_to_numpy(compiled(*batch))
         model.reset_metrics()
-    products = _products(_of_shared(terms, shared), terms.scale)
-    return ops.convert_to_numpy(products)  # type: ignore[no-any-return]
+        return result
+
+    return run
 
 
 def shared_positions(model: Any) -> list[tuple[int, np.ndarray | None]]:
@@ -353,8 +366,8 @@ def _balanced(model: Any, terms: Terms) -> list[Any]:
         return list(terms.of_total())
     shared = shared_positions(model)
     by_task = _of_shared(terms, shared)
-    coefficients = balancer.coefficients(_products(by_task, terms.scale), terms.losses)
     weights = balancer.weights_of(terms.losses)
+    coefficients = balancer.coefficients(_products(by_task, terms.scale), terms.losses)
     gradients = list(terms.of_sum(weights))
     # The sum holds every task by its weight already, and the rest besides.
     extra = ops.unstack(coefficients - weights, len(by_task))
@@ -379,11 +392,10 @@ def _of_shared(terms: Terms, shared: Sequence[tuple[int, np.ndarray | None]]) ->
 
 def _products(by_task: list[list[Any]], scale: Any) -> Any:
     """Return the inner products `(T, T)` of the tasks' gradients, without their scale."""
-    vectors = ops.stack(
-        [ops.concatenate([ops.reshape(g, (-1,)) for g in task]) for task in by_task]
-    )
-    vectors = ops.cast(vectors, "float32") / scale
-    return ops.matmul(vectors, ops.transpose(vectors))
+    vectors = [ops.concatenate([ops.reshape(g, (-1,)) for g in task]) for task in by_task]
+    vectors = [ops.cast(vector, "float32") / scale for vector in vectors]
+    # Not a matmul, which many GPUs would round to 10 bits: gradients may nearly cancel.
+    return ops.stack([ops.stack([ops.sum(a * b) for b in vectors]) for a in vectors])
 
 
 def _compare(model: Any, before: Any, x: Any, y: Any, sample_weight: Any) -> None:

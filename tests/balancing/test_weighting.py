@@ -1,0 +1,176 @@
+"""Methods that weigh losses: their equations, worked out by hand for two tasks."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from mtl import balancing
+from mtl.balancing import DWA, FAMO, RLW, Fixed, GradNorm, Uncertainty
+from mtl.tasks import Task
+
+TASKS = [Task("click"), Task("price", "regression")]
+
+
+def started(balancer: Any) -> Any:
+    balancer.start(TASKS)
+    return balancer
+
+
+def weights(balancer: Any, losses: list[float]) -> np.ndarray:
+    return ops.convert_to_numpy(balancer.weights_of(ops.convert_to_tensor(losses, "float32")))
+
+
+def array(variable: Any) -> np.ndarray:
+    return ops.convert_to_numpy(variable)
+
+
+@pytest.mark.parametrize("given", [[0.25, 3], {"price": 3, "click": 0.25}])
+def test_fixed_weights(given):
+    balancer = started(Fixed(given))
+    np.testing.assert_allclose(weights(balancer, [5, 7]), [0.25, 3])
+    assert balancer.get_config()["weights"] == given
+    np.testing.assert_allclose(weights(started(Fixed()), [5, 7]), [1, 1])
+
+
+def test_uncertainty():
+    """L = e^-s_1 L_1 + s_1/2 + e^-s_2 L_2 / 2 + s_2/2; s below 0 is not clamped."""
+    balancer = started(Uncertainty())
+    np.testing.assert_allclose(weights(balancer, [5, 7]), [1, 0.5])
+    assert float(array(balancer.penalty())) == 0
+    balancer.log_variance.assign([math.log(4), -math.log(2)])
+    np.testing.assert_allclose(weights(balancer, [5, 7]), [0.25, 1])
+    np.testing.assert_allclose(array(balancer.penalty()), math.log(2) / 2, rtol=1e-6)
+
+
+def test_random_weights_sum_to_one_and_are_a_softmax_of_normal_numbers():
+    balancer = started(RLW(seed=3))
+    drawn = np.array([weights(balancer, [5, 7]) for _ in range(400)])
+    np.testing.assert_allclose(drawn.sum(axis=1), 1, rtol=1e-6)
+    # log w_1 - log w_2 is z_1 - z_2, of variance 2; 4 standard errors.
+    difference = np.diff(np.log(drawn), axis=1)
+    assert abs(difference.mean()) < 4 * math.sqrt(2 / 400)
+    assert abs(difference.var() - 2) < 4 * 2 * math.sqrt(2 / 400)
+    again = started(RLW(seed=3))
+    np.testing.assert_array_equal([weights(again, [5, 7]) for _ in range(3)], drawn[:3])
+
+
+def test_dynamic_weight_average():
+    balancer = started(DWA(temperature=2))
+    for epoch in [([4, 8], [2, 4]), ([2, 5], [1, 1])]:  # means (3, 6), (1.5, 3)
+        np.testing.assert_allclose(weights(balancer, [1, 1]), [1, 1])
+        for losses in epoch:
+            balancer.observe(ops.convert_to_tensor(losses, "float32"))
+        balancer.end_epoch()
+    # Both halved: equal weights. Then means (0.75, 3): ratios 1/2 and 1.
+    np.testing.assert_allclose(weights(balancer, [1, 1]), [1, 1], rtol=1e-6)
+    balancer.observe(ops.convert_to_tensor([0.75, 3.0]))
+    balancer.end_epoch()
+    a, b = math.exp(0.25), math.exp(0.5)
+    np.testing.assert_allclose(weights(balancer, [1, 1]), [2 * a / (a + b), 2 * b / (a + b)], 1e-6)
+
+
+def test_gradnorm():
+    """|g_1| = 2 and |g_2| = 1; w = (1, 1), α = 1.
+
+    First step: both progress by 1, so the target is Ḡ = 1.5 for both. G_1 = 2 is above and G_2 = 1
+    below: dL/dw = (+2, -1). Adam's first step is the learning rate in that direction, 0.1:
+    (0.9, 1.1), whose sum is 2 already.
+    Second: L = (1, 4) of (2, 4) is progress (1/2, 1), mean 3/4, r = (2/3, 4/3). G = (1.8, 1.1),
+    Ḡ = 1.45, targets (0.967, 1.933): dL/dw = (+2, -1) again.
+    """
+    balancer = started(GradNorm(alpha=1, learning_rate=0.1))
+    gram = ops.convert_to_tensor([[4.0, 0.3], [0.3, 1.0]])
+    first = balancer.coefficients(gram, ops.convert_to_tensor([2.0, 4.0]))
+    np.testing.assert_allclose(array(first), [1, 1])
+    np.testing.assert_allclose(weights(balancer, [2, 4]), [0.9, 1.1], rtol=1e-5)
+    np.testing.assert_allclose(array(balancer.first_losses), [2, 4])
+    second = balancer.coefficients(gram, ops.convert_to_tensor([1.0, 4.0]))
+    np.testing.assert_allclose(array(second), [0.9, 1.1], rtol=1e-5)
+    np.testing.assert_allclose(weights(balancer, [1, 4]), [0.8, 1.2], rtol=1e-5)
+
+
+def test_gradnorm_starts_a_task_at_its_first_label():
+    balancer = started(GradNorm())
+    balancer.coefficients(ops.eye(2), ops.convert_to_tensor([2.0, 0.0]))
+    np.testing.assert_allclose(array(balancer.first_losses), [2, 0])
+    balancer.coefficients(ops.eye(2), ops.convert_to_tensor([1.0, 3.0]))
+    np.testing.assert_allclose(array(balancer.first_losses), [2, 3])
+    assert np.isfinite(weights(balancer, [1, 3])).all()
+
+
+def test_famo():
+    """z = (1/2, 1/2): weights (1/L_1, 1/L_2) over their sum; for L = (1, 3): (3/4, 1/4).
+
+    Losses fall to (1/2, 3): δ = (log 2, 0); Jᵀδ = z (δ - z·δ) = (log 2)/4 (1, -1). Adam's first
+    step is the learning rate against it: ξ = (-0.1, 0.1), less weight for the task that fell.
+    """
+    balancer = started(FAMO(learning_rate=0.1, gamma=0))
+    np.testing.assert_allclose(weights(balancer, [1, 3]), [0.75, 0.25], rtol=1e-6)
+    balancer.compare(*(ops.convert_to_tensor(v, "float32") for v in ([1, 3], [0.5, 3])))
+    np.testing.assert_allclose(array(balancer.logits), [-0.1, 0.1], rtol=1e-5)
+    z = np.exp([-0.1, 0.1]) / np.exp([-0.1, 0.1]).sum()
+    expected = z / [1, 3] / (z / [1, 3]).sum()
+    np.testing.assert_allclose(weights(balancer, [1, 3]), expected, rtol=1e-5)
+    # With losses as they are, γ alone pulls ξ back: gradient γ ξ, of Adam's second step.
+    decayed = started(FAMO(learning_rate=0.1, gamma=0.5))
+    decayed.logits.assign([-0.2, 0.2])
+    decayed.compare(*(ops.convert_to_tensor([1.0, 3.0]),) * 2)
+    np.testing.assert_allclose(array(decayed.logits), [-0.1, 0.1], rtol=1e-5)
+
+
+def test_famo_leaves_out_a_task_without_labels():
+    balancer = started(FAMO())
+    np.testing.assert_allclose(weights(balancer, [0, 3]), [0, 1])
+    np.testing.assert_allclose(weights(balancer, [0, 0]), [0, 0])
+    balancer.compare(*(ops.convert_to_tensor(v, "float32") for v in ([0, 3], [0, 3])))
+    np.testing.assert_allclose(array(balancer.logits), [0, 0])
+
+
+@pytest.mark.parametrize("name", balancing.BY_NAME)
+def test_every_method_has_a_name_and_survives_its_config(name):
+    balancer = balancing.get(name)
+    assert type(balancer) is balancing.BY_NAME[name]
+    assert balancing.get(balancer) is balancer
+    config = keras.saving.serialize_keras_object(balancer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is type(balancer)
+    assert again.get_config() == balancer.get_config()
+
+
+def test_bad_balancers_are_refused():
+    assert balancing.get(None) is None
+    with pytest.raises(ValueError, match=r"`balancer` should be one of .*'pcgrad'.* 'adam'"):
+        balancing.get("adam")
+    with pytest.raises(TypeError, match=r"`balancer` should be a name or a Balancer. Received: 3"):
+        balancing.get(3)
+    with pytest.raises(ValueError, match=r"several tasks.*'click'"):
+        Uncertainty().start(TASKS[:1])
+    balancer = started(Uncertainty())
+    balancer.start(TASKS)  # once more for the same tasks
+    with pytest.raises(ValueError, match="should be a new one for every model"):
+        balancer.start([Task("other"), *TASKS])
+
+
+@pytest.mark.parametrize("given", [[1], {"click": 1}, {"click": 1, "price": 1, "other": 2}])
+def test_fixed_weights_are_one_per_task(given):
+    with pytest.raises(ValueError, match=r"`weights` should have one entry per task of \['click'"):
+        started(Fixed(given))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Fixed([1, -1]), r"`weights\[1\]`.*-1"),
+        (lambda: DWA(temperature=0), "`temperature`.*0"),
+        (lambda: GradNorm(alpha=-1), "`alpha`.*-1"),
+        (lambda: FAMO(learning_rate=0), "`learning_rate`.*0"),
+        (lambda: RLW(seed=-1), "`seed`.*-1"),
+    ],
+)
+def test_arguments_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
