@@ -16,6 +16,11 @@ def positive_int(name: str, value: Any) -> int:
     return _int_from(name, value, 1, "a positive integer")
 
 
+def positive_int_or_none(name: str, value: Any) -> int | None:
+    """Return `value` as an int or None, or raise."""
+    return None if value is None else _int_from(name, value, 1, "a positive integer or None")
+
+
 def non_negative_int(name: str, value: Any) -> int:
     """Return `value` as a plain int, or raise if it is no integer of at least 0."""
     return _int_from(name, value, 0, "a non-negative integer")

@@ -22,7 +22,29 @@ from mtl.features import (
 from mtl.layers.hashing import hash_ids
 from mtl.layers.pooling import pool, sequence_mask
 from mtl.layers.tables import Table, gather, plan_tables
-from mtl.seeds import derive_seed
+from mtl.seeds import derive_seed, glorot
+
+
+def layout(columns: list[Any], dense_embedding_dim: int | None = None) -> dict[str, range]:
+    """Return which columns of the encoded features x `(B, D)` each feature has.
+
+    Args:
+        columns: checked feature columns.
+        dense_embedding_dim: int or None. As in `FeatureEncoder`.
+
+    Returns:
+        A dict from feature name to range, in the order of x.
+    """
+    ranges, start = {}, 0
+    for kind in (SparseFeat, VarLenSparseFeat, DenseFeat):
+        for column in (c for c in columns if isinstance(c, kind)):
+            if kind is DenseFeat:
+                width = dense_embedding_dim or column.dimension
+            else:
+                width = sparse_part(column).embedding_dim
+            ranges[column.name] = range(start, start + width)
+            start += width
+    return ranges
 
 
 @keras.saving.register_keras_serializable(package="mtl")
@@ -31,6 +53,10 @@ class FeatureEncoder(keras.layers.Layer):
 
     The parts of x are: the embeddings of the `SparseFeat`s, the pooled embeddings of the
     `VarLenSparseFeat`s, the values of the `DenseFeat`s, each in column order.
+
+    With `dense_embedding_dim`, each `DenseFeat` gives W v instead of its values v, with a learned
+    W of its own: a number times a vector, as a category is a one-hot times a table. There is no
+    bias: it would be the same for every row, as is the bias of the layer that reads x.
 
     Embeddings of one size live in one table and are read by one gather; vocabularies above a
     million rows have a table of their own. An id outside `[0, vocabulary_size)` reads the
@@ -44,6 +70,8 @@ class FeatureEncoder(keras.layers.Layer):
             with the vocabulary, and a row is penalised as often as it is trained. Defaults to 0.
         seed: int or None. Seed of the embeddings. Each embedding derives its own from it (and
             from its initializer's seed). Defaults to None.
+        dense_embedding_dim: int or None. Size to which a linear map takes each `DenseFeat`.
+            Defaults to None: the values as they are.
         **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
 
     Raises:
@@ -56,6 +84,10 @@ class FeatureEncoder(keras.layers.Layer):
 
     Returns:
         A tensor of shape `(B, D)`.
+
+    References:
+        - Song et al., AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural
+          Networks, CIKM 2019, section 4.2, for the linear maps
     """
 
     def __init__(
@@ -63,6 +95,7 @@ class FeatureEncoder(keras.layers.Layer):
         feature_columns: Iterable[Any],
         l2_reg: float = 0,
         seed: int | None = None,
+        dense_embedding_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         # Raw dense values may be too large for half precision, until a `transform_fn` has scaled
@@ -71,6 +104,9 @@ class FeatureEncoder(keras.layers.Layer):
         self.feature_columns = check_columns(feature_columns)
         self.l2_reg = checks.non_negative_float("l2_reg", l2_reg)
         self.seed = checks.seed("seed", seed)
+        self.dense_embedding_dim = checks.positive_int_or_none(
+            "dense_embedding_dim", dense_embedding_dim
+        )
         self._sparse = [c for c in self.feature_columns if isinstance(c, SparseFeat)]
         self._sequences = [c for c in self.feature_columns if isinstance(c, VarLenSparseFeat)]
         self._dense = [c for c in self.feature_columns if isinstance(c, DenseFeat)]
@@ -78,7 +114,7 @@ class FeatureEncoder(keras.layers.Layer):
         self.supports_jit = not any(c.dtype == "string" for c in self.feature_columns)
 
     def build(self, input_shape: Any = None) -> None:
-        """Create the embedding tables."""
+        """Create the embedding tables, and the linear maps of dense values."""
         self._weights = [
             self.add_weight(
                 name=f"table_{i}",
@@ -91,7 +127,22 @@ class FeatureEncoder(keras.layers.Layer):
         ]
         for weight in self._weights:
             weight.embedding_table = True  # for mtl.optimizers
+        self._dense_kernel = None
+        if self._dense and self.dense_embedding_dim:
+            self._dense_kernel = self.add_weight(
+                name="dense_kernel",
+                shape=(sum(c.dimension for c in self._dense), self.dense_embedding_dim),
+                initializer=self._initial_dense_kernel,
+                autocast=False,
+            )
         self.built = True
+
+    def _initial_dense_kernel(self, shape: tuple[int, int], dtype: Any = None) -> Any:
+        maps = [
+            glorot(derive_seed(self.seed, "dense", c.name)).draw((c.dimension, shape[1]))
+            for c in self._dense
+        ]
+        return ops.convert_to_tensor(np.concatenate(maps), dtype)
 
     @property
     def tables(self) -> list[tuple[Table, Any]]:
@@ -125,7 +176,8 @@ class FeatureEncoder(keras.layers.Layer):
                     column.weight_norm,
                 )
             )
-        parts += [self._dense_value(column, inputs[column.name]) for column in self._dense]
+        values = [self._dense_value(column, inputs[column.name]) for column in self._dense]
+        parts += values if self._dense_kernel is None else [self._project(values)]
         x = ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         return ops.cast(x, self.compute_dtype)
 
@@ -133,6 +185,17 @@ class FeatureEncoder(keras.layers.Layer):
         if column.transform_fn is not None:
             value = column.transform_fn(value)
         return ops.cast(value, self.variable_dtype)
+
+    def _project(self, values: list[Any]) -> Any:
+        """Return every feature times its own rows of the kernel, `(B, n * dim)`, in one product."""
+        v = ops.concatenate(values, axis=-1) if len(values) > 1 else values[0]
+        kernel = ops.convert_to_tensor(self._dense_kernel)
+        sizes, dim = [c.dimension for c in self._dense], kernel.shape[1]
+        if max(sizes) == 1:
+            return ops.reshape(ops.expand_dims(v, -1) * kernel, (-1, len(sizes) * dim))
+        own = np.repeat(np.eye(len(sizes)), sizes, axis=0)[..., None]
+        blocks = ops.expand_dims(kernel, 1) * ops.convert_to_tensor(own, self.variable_dtype)
+        return ops.matmul(v, ops.reshape(blocks, (-1, len(sizes) * dim)))
 
     def embeddings(self, embedding_name: str) -> np.ndarray:
         """Return the rows of one embedding, e.g. to inspect or to index them.
@@ -162,9 +225,8 @@ class FeatureEncoder(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: dict[str, Any]) -> tuple[int | None, int]:
         """Return `(B, D)`."""
-        width = sum(sparse_part(c).embedding_dim for c in self._sparse + self._sequences)
-        width += sum(c.dimension for c in self._dense)
-        return (next(iter(input_shape.values()))[0], width)
+        *_, last = layout(self.feature_columns, self.dense_embedding_dim).values()
+        return (next(iter(input_shape.values()))[0], last.stop)
 
     def compute_output_spec(self, inputs: dict[str, Any]) -> Any:
         """Return the spec of x: tracing `call` would be slow, and read whole tables."""
@@ -178,6 +240,7 @@ class FeatureEncoder(keras.layers.Layer):
             "feature_columns": columns_to_json(self.feature_columns),
             "l2_reg": self.l2_reg,
             "seed": self.seed,
+            "dense_embedding_dim": self.dense_embedding_dim,
         }
 
     @classmethod

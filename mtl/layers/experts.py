@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import keras
@@ -32,18 +33,23 @@ class Experts(keras.layers.Layer):
         dropout: float in [0, 1). Share of units that are dropped in training. Defaults to 0.
         use_bn: bool. Whether to normalise before the activation. Defaults to False.
         seed: int or None. Seed of weights and dropout. Defaults to None.
+        subsets: dict or None. Columns of x, as a list of int by the subset's name. Instead of
+            experts that see x, there are as many for each subset, and they see its columns
+            alone. Defaults to None.
         **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
 
     Raises:
         TypeError: an argument of a wrong type.
-        ValueError: an argument out of range, or a list of inputs that doesn't match the groups.
+        ValueError: an argument out of range, subsets without units, or inputs that don't match
+            the groups or the subsets.
 
     Call arguments:
-        inputs: tensor of shape `(B, D)` that all experts share, or a list of such tensors, one
-            per group.
+        inputs: tensor of shape `(B, D)` that all experts share, or, without subsets, a list of
+            such tensors, one per group.
 
     Returns:
-        A tensor of shape `(B, E, H)`, H the last width; the groups' experts in order.
+        A tensor of shape `(B, E, H)`, H the last width; the groups' experts in order, and within
+        a group the subsets' experts in order.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Experts(keras.layers.Layer):
         dropout: float = 0,
         use_bn: bool = False,
         seed: int | None = None,
+        subsets: Mapping[str, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -62,8 +69,14 @@ class Experts(keras.layers.Layer):
             self.groups = checks.units("num_experts", num_experts)
         else:
             self.groups = (checks.positive_int("num_experts", num_experts),)
-        self.num_experts = sum(self.groups)
         self.units = checks.units("units", units)
+        self.subsets = _check_subsets(subsets)
+        if self.subsets and not self.units:
+            raise ValueError(
+                "`units` should hold at least one width with `subsets`, which are of different "
+                f"widths themselves. Received: {units!r}"
+            )
+        self.num_experts = sum(self.groups) * (len(self.subsets) or 1)
         self.activation = keras.activations.get(checks.activation("activation", activation))
         self.l2_reg = checks.non_negative_float("l2_reg", l2_reg)
         self.dropout = checks.rate("dropout", dropout)
@@ -90,17 +103,17 @@ class Experts(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Create the stacked weights."""
         width = self._check_inputs(input_shape)
-        regularizer = keras.regularizers.L2(self.l2_reg) if self.l2_reg else None
         self._kernels, self._biases = [], []
         for depth, out in enumerate(self.units):
-            self._kernels.append(
-                self.add_weight(
-                    name=f"kernel_{depth}",
-                    shape=(self.num_experts, width, out),
-                    initializer=self._stacked_initializer(depth),
-                    regularizer=regularizer,
-                )
-            )
+            if depth or not self.subsets:
+                experts = range(self.num_experts)
+                kernel = self._add_kernel(f"kernel_{depth}", depth, experts, width, out)
+            else:
+                kernel = [
+                    self._add_kernel(f"kernel_0_{i}", 0, self._experts_of(i), len(columns), out)
+                    for i, columns in enumerate(self.subsets.values())
+                ]
+            self._kernels.append(kernel)
             self._biases.append(
                 self.add_weight(
                     name=f"bias_{depth}", shape=(self.num_experts, out), initializer="zeros"
@@ -111,15 +124,27 @@ class Experts(keras.layers.Layer):
             width = out
         self.built = True
 
-    def _stacked_initializer(self, depth: int) -> Any:
+    def _add_kernel(
+        self, name: str, depth: int, experts: Sequence[int], width: int, out: int
+    ) -> Any:
         def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
             # Expert by expert: Keras would count the expert axis of a 3-D kernel as receptive
             # field, and shrink its spread by the square root of the number of experts.
-            seeds = [derive_seed(self.seed, "kernel", depth, e) for e in range(shape[0])]
+            seeds = [derive_seed(self.seed, "kernel", depth, e) for e in experts]
             kernels = np.stack([glorot(seed).draw(shape[1:]) for seed in seeds])
             return ops.convert_to_tensor(kernels, dtype)
 
-        return initialize
+        return self.add_weight(
+            name=name,
+            shape=(len(experts), width, out),
+            initializer=initialize,
+            regularizer=keras.regularizers.L2(self.l2_reg) if self.l2_reg else None,
+        )
+
+    def _experts_of(self, subset: int) -> list[int]:
+        subsets = np.arange(len(self.subsets))
+        seen = np.concatenate([np.repeat(subsets, size) for size in self.groups])
+        return np.flatnonzero(seen == subset).tolist()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return all experts' outputs."""
@@ -137,6 +162,8 @@ class Experts(keras.layers.Layer):
 
     def _first(self, inputs: Any) -> Any:
         x = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        if self.subsets:
+            return self._first_by_subset(x)
         return _matmul_stack(x, ops.convert_to_tensor(self._kernels[0]))
 
     def _first_by_group(self, inputs: Sequence[Any]) -> Any:
@@ -145,6 +172,17 @@ class Experts(keras.layers.Layer):
         for x, size in zip(inputs, self.groups, strict=True):
             outputs.append(_matmul_stack(x, kernel[start : start + size]))
             start += size
+        return ops.concatenate(outputs, axis=1)
+
+    def _first_by_subset(self, x: Any) -> Any:
+        outputs = []
+        for columns, kernel in zip(self.subsets.values(), self._kernels[0], strict=True):
+            seen = ops.take(x, np.array(columns, "int32"), axis=1)
+            outputs.append(_matmul_stack(seen, ops.convert_to_tensor(kernel)))
+        if len(self.groups) > 1:
+            ends = np.cumsum(self.groups[:-1]).tolist()
+            by_group = zip(*(ops.split(output, ends, axis=1) for output in outputs), strict=True)
+            outputs = list(chain.from_iterable(by_group))
         return ops.concatenate(outputs, axis=1)
 
     def _finish(self, x: Any, depth: int, training: bool | None) -> Any:
@@ -173,7 +211,15 @@ class Experts(keras.layers.Layer):
 
     def _check_inputs(self, input_shape: Any) -> int:
         """Return the width of the inputs, all groups alike."""
-        if not isinstance(input_shape[0], (list, tuple)):
+        one = not isinstance(input_shape[0], (list, tuple))
+        if self.subsets:
+            needed = 1 + max(map(max, self.subsets.values()))
+            if not one or input_shape[-1] < needed:
+                raise ValueError(
+                    f"Experts with `subsets` should be called on one input of at least {needed} "
+                    f"columns. Received: inputs of shapes {input_shape}"
+                )
+        if one:
             return int(input_shape[-1])
         widths = {int(shape[-1]) for shape in input_shape}
         if len(input_shape) != len(self.groups) or len(widths) != 1:
@@ -187,14 +233,32 @@ class Experts(keras.layers.Layer):
         """Return the constructor's arguments."""
         return {
             **super().get_config(),
-            "num_experts": list(self.groups) if len(self.groups) > 1 else self.num_experts,
+            "num_experts": list(self.groups) if len(self.groups) > 1 else self.groups[0],
             "units": list(self.units),
             "activation": keras.activations.serialize(self.activation),
             "l2_reg": self.l2_reg,
             "dropout": self.dropout,
             "use_bn": self.use_bn,
             "seed": self.seed,
+            "subsets": {name: list(columns) for name, columns in self.subsets.items()} or None,
         }
+
+
+def _check_subsets(subsets: Any) -> dict[str, list[int]]:
+    if subsets is None:
+        return {}
+    named = isinstance(subsets, Mapping) and all(isinstance(name, str) for name in subsets)
+    if not named or not subsets:
+        raise TypeError(
+            f"`subsets` should be a dict from name to list of columns, or None. Received: {subsets}"
+        )
+    checked = {}
+    for name, columns in subsets.items():
+        argument = f"subsets[{name!r}]"
+        checked[name] = [checks.non_negative_int(argument, column) for column in columns]
+        if not columns or len(set(columns)) < len(columns):
+            raise ValueError(f"`{argument}` should hold columns, each once. Received: {columns}")
+    return checked
 
 
 def _matmul_stack(x: Any, kernel: Any) -> Any:

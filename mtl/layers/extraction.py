@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -38,11 +38,15 @@ class Extraction(keras.layers.Layer):
         dropout: float in [0, 1). Dropout in experts and gates' DNN. Defaults to 0.
         use_bn: bool. Batch normalisation in experts and gates' DNN. Defaults to False.
         seed: int or None. Seed of weights and dropout. Defaults to None.
+        subsets: dict or None. Columns of x by the subset's name, as in `Experts`: each task has
+            `num_experts_specific` experts for every subset, and there are `num_experts_shared`
+            shared ones for every subset. The gates see all of x. Defaults to None.
         **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
 
     Raises:
         TypeError: an argument of a wrong type.
-        ValueError: an argument out of range, or a list of inputs that isn't T + 1 long.
+        ValueError: an argument out of range, a list of inputs that isn't T + 1 long, or
+            subsets without units or with a list of inputs.
 
     Call arguments:
         inputs: tensor of shape `(B, D)` that serves as every input (the first level), or a list
@@ -70,6 +74,7 @@ class Extraction(keras.layers.Layer):
         dropout: float = 0,
         use_bn: bool = False,
         seed: int | None = None,
+        subsets: Mapping[str, Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -93,10 +98,13 @@ class Extraction(keras.layers.Layer):
             [self.num_experts_specific] * self.num_tasks + [self.num_experts_shared],
             units,
             seed=derive_seed(self.seed, "experts"),
+            subsets=subsets,
             name="experts",
             **common,
         )
-        mixed = [self.num_experts_specific + self.num_experts_shared] * self.num_tasks
+        per_subset = len(self.experts.subsets) or 1
+        self._specific = self.num_experts_specific * per_subset
+        mixed = [self._specific + self.num_experts_shared * per_subset] * self.num_tasks
         if self.shared_gate:
             mixed.append(self.experts.num_experts)
         self.gates = [
@@ -114,7 +122,7 @@ class Extraction(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Build experts and gates."""
         shapes = self._per_input(input_shape, isinstance(input_shape[0], (list, tuple)))
-        self.experts.build(shapes)
+        self.experts.build(input_shape)
         for gate, shape in zip(self.gates, shapes, strict=False):
             gate.build(shape)
         self.built = True
@@ -127,7 +135,7 @@ class Extraction(keras.layers.Layer):
             gate(x, training=training) for gate, x in zip(self.gates, per_input, strict=False)
         ]
         # Split, not sliced: a split's gradient is one concatenation, a slice's is padded.
-        size = self.num_experts_specific
+        size = self._specific
         ends = [size * (k + 1) for k in range(self.num_tasks)]
         *specific, shared = ops.split(experts, ends, axis=1)
         outputs = []
@@ -173,13 +181,12 @@ class Extraction(keras.layers.Layer):
         of_shared = tasks[-1] if self.shared_gate else set()
         groups = [tasks[k] | of_shared for k in range(self.num_tasks)]
         groups.append(set().union(*tasks))
-        kept = np.repeat([len(group) > 1 for group in groups], self.experts.groups)
+        serve_several = [len(group) > 1 for group in groups]
         parts: list[tuple[Any, np.ndarray | None]] = []
-        for variable in self.experts.trainable_variables if kept.any() else []:
-            # The first axis is (experts,), or (experts * units,) in batch normalisation.
-            rows = np.repeat(kept, variable.shape[0] // len(kept))
+        for variable in self.experts.trainable_variables if any(serve_several) else []:
+            rows = np.repeat(serve_several, self._rows_of_groups(variable))
             mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
-            parts.append((variable, None if kept.all() else mask))
+            parts.append((variable, None if rows.all() else mask))
         for gate, served in zip(self.gates, tasks, strict=True):
             if len(served) > 1:
                 parts += [(variable, None) for variable in gate.trainable_variables]
@@ -195,14 +202,21 @@ class Extraction(keras.layers.Layer):
             A list of arrays, as `set_weights` of an `Extraction` with `num_tasks=1` takes it: the
             task's own experts and the shared ones, and the task's gate.
         """
-        size, count = self.num_experts_specific, self.experts.num_experts
-        kept = [*range(task * size, (task + 1) * size), *range(self.num_tasks * size, count)]
         weights = []
         for value in self.experts.get_weights():
-            # The first axis is (experts,), or (experts * units,) in batch normalisation.
-            shape = (len(value) // count * len(kept), *value.shape[1:])
-            weights.append(value.reshape(count, -1)[kept].reshape(shape))
+            parts = np.split(value, np.cumsum(self._rows_of_groups(value))[:-1])
+            weights.append(np.concatenate([parts[task], parts[-1]]))
         return [*weights, *self.gates[task].get_weights()]
+
+    def _rows_of_groups(self, weight: Any) -> np.ndarray:
+        """Return how long each group's part of the experts' weight is.
+
+        The first axis is (experts,), those of one subset or of all, or (experts * units,) in batch
+        normalisation: in the order of the groups, and in proportion to their sizes.
+        """
+        sizes = np.array(self.experts.groups)
+        rows: np.ndarray = sizes * (weight.shape[0] // sizes.sum())
+        return rows
 
     def compute_output_shape(self, input_shape: Any) -> list[tuple[int | None, ...]]:
         """Return one `(B, H)` per output."""
@@ -222,4 +236,5 @@ class Extraction(keras.layers.Layer):
             "shared_gate": self.shared_gate,
             **{key: experts[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
             "seed": self.seed,
+            "subsets": experts["subsets"],
         }

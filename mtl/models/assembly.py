@@ -25,6 +25,7 @@ class Plan:
         task_names: list or None.
         tower_dnn_units_lists: list of lists of int, one per task.
         default_towers: the factory's default of `tower_dnn_units_lists`.
+        dense_embedding_dim: int or None.
         l2_reg_embedding: float.
         l2_reg_dnn: float.
         seed: int or None.
@@ -46,6 +47,7 @@ class Plan:
         task_names: Any,
         tower_dnn_units_lists: Any,
         default_towers: Sequence[Sequence[int]],
+        dense_embedding_dim: int | None,
         l2_reg_embedding: float,
         l2_reg_dnn: float,
         seed: int | None,
@@ -58,6 +60,9 @@ class Plan:
         self.inputs = model_inputs(self.columns)
         self.tasks = resolve_tasks(num_tasks, task_types, task_names)
         self.tower_units = tower_units(tower_dnn_units_lists, len(self.tasks), default_towers)
+        self.dense_embedding_dim = checks.positive_int_or_none(
+            "dense_embedding_dim", dense_embedding_dim
+        )
         self.l2_reg_embedding = checks.non_negative_float("l2_reg_embedding", l2_reg_embedding)
         self.seed = checks.seed("seed", seed)
         self.name = name
@@ -112,6 +117,7 @@ def encode(plan: Plan) -> tuple[dict[str, Any], Any]:
         plan.columns,
         l2_reg=plan.l2_reg_embedding,
         seed=derive_seed(plan.seed, "encoder"),
+        dense_embedding_dim=plan.dense_embedding_dim,
         name=plan.layer_name("encoder"),
     )
     return inputs, encoder(inputs)

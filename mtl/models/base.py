@@ -13,6 +13,7 @@ import numpy as np
 from mtl import balancing
 from mtl.layers import FeatureEncoder
 from mtl.models import arrays, pace, packing, spread, steps
+from mtl.models.bottoms import keras_rs_layers
 from mtl.models.export import check_export, serving_model, serving_signature
 from mtl.models.objective import Objective, total, update_metrics
 from mtl.models.sharing import shared_parts
@@ -68,6 +69,14 @@ class MultiTaskModel(keras.Model):
         self.tasks: tuple[Task, ...] = tuple(layer.task for layer in layers)
         # A loaded model is scaled for half precision as its layers are, whatever the global policy.
         self.dtype_policy = self.encoder.dtype_policy
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Return the model that `get_config` described."""
+        layers = config.get("layers", ())
+        if any(str(layer.get("registered_name")).startswith("keras_rs>") for layer in layers):
+            keras_rs_layers()  # whose import registers them
+        return super().from_config(config, custom_objects)
 
     @property
     def task_names(self) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl import checks
 from mtl.layers import Extraction
 from mtl.models.assembly import Plan, assemble
 from mtl.models.base import MultiTaskModel
+from mtl.models.groups import expert_subsets
 
 _TOWERS = ((16, 16), (16, 16))
 
@@ -22,9 +23,11 @@ def CGC(
     num_experts_specific: int = 8,
     num_experts_shared: int = 4,
     expert_dnn_units: Sequence[int] = (64, 64),
+    expert_features: Mapping[str, Sequence[str]] | str | None = None,
     gate_dnn_units: Sequence[int] | None = None,
     gate_temperature: float = 1.0,
     tower_dnn_units_lists: Sequence[Sequence[int]] = _TOWERS,
+    dense_embedding_dim: int | None = None,
     l2_reg_embedding: float = 1e-5,
     l2_reg_dnn: float = 0,
     seed: int | None = 1024,
@@ -47,11 +50,19 @@ def CGC(
         num_experts_specific: int. Experts of each task. Defaults to 8.
         num_experts_shared: int. Experts that all tasks share. Defaults to 4.
         expert_dnn_units: list of int. Widths of every expert. Defaults to (64, 64).
+        expert_features: dict from group name to list of feature names, "group_name" or None. Each
+            task, and the shared part, has as many experts as above for each group, which see its
+            features alone: a feature in no group reaches the gates only, for these see all
+            features. "group_name" groups features by the `group_name` of their columns; numeric
+            ones, which have none, are in "default_group". Defaults to None: every expert sees all
+            features.
         gate_dnn_units: list of int or None. Widths of a DNN in each gate before its softmax layer.
             Defaults to None: a linear gate, as in the paper.
         gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
         tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
             Defaults to (16, 16) for every task.
+        dense_embedding_dim: int or None. Size to which a linear map of its own takes each numeric
+            feature. Defaults to None: the numbers as they are.
         l2_reg_embedding: float. L2 strength on the embeddings that a batch looks up.
             Defaults to 1e-5.
         l2_reg_dnn: float. L2 strength on the kernels of every DNN. Defaults to 0.
@@ -79,6 +90,7 @@ def CGC(
         task_names,
         tower_dnn_units_lists,
         _TOWERS,
+        dense_embedding_dim,
         l2_reg_embedding,
         l2_reg_dnn,
         seed,
@@ -90,6 +102,7 @@ def CGC(
     specific = checks.positive_int("num_experts_specific", num_experts_specific)
     shared = checks.positive_int("num_experts_shared", num_experts_shared)
     expert_units = checks.units("expert_dnn_units", expert_dnn_units)
+    subsets = expert_subsets(plan, expert_features, expert_units)
     gate_units = checks.units("gate_dnn_units", gate_dnn_units)
     temperature = checks.positive_float("gate_temperature", gate_temperature)
 
@@ -101,6 +114,7 @@ def CGC(
             expert_units,
             gate_units,
             temperature,
+            subsets=subsets,
             **plan.options("extraction_1"),
         )(x)
 

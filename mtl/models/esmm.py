@@ -57,6 +57,7 @@ def ESMM(
     task_types: Sequence[Any] | None = None,
     task_names: Sequence[str] = ("ctr", "ctcvr"),
     tower_dnn_units_lists: Sequence[Sequence[int]] = _TOWERS,
+    dense_embedding_dim: int | None = None,
     l2_reg_embedding: float = 1e-5,
     l2_reg_dnn: float = 0,
     seed: int | None = 1024,
@@ -79,6 +80,8 @@ def ESMM(
             Defaults to ("ctr", "ctcvr").
         tower_dnn_units_lists: list of two lists of int. Widths of the CTR and the CVR tower.
             Defaults to (128, 128) for both.
+        dense_embedding_dim: int or None. Size to which a linear map of its own takes each numeric
+            feature. Defaults to None: the numbers as they are.
         l2_reg_embedding: float. L2 strength on the embeddings that a batch looks up.
             Defaults to 1e-5.
         l2_reg_dnn: float. L2 strength on the kernels of every DNN. Defaults to 0.
@@ -107,6 +110,7 @@ def ESMM(
         task_names,
         tower_dnn_units_lists,
         _TOWERS,
+        dense_embedding_dim,
         l2_reg_embedding,
         l2_reg_dnn,
         seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtl import checks
@@ -10,6 +10,7 @@ from mtl.layers import Experts, Gate
 from mtl.layers.gate import mix
 from mtl.models.assembly import Plan, assemble
 from mtl.models.base import MultiTaskModel
+from mtl.models.groups import expert_subsets
 
 _TOWERS = ((16, 8), (16, 8))
 
@@ -22,9 +23,11 @@ def MMoE(
     task_names: Sequence[str] | None = None,
     num_experts: int = 4,
     expert_dnn_units: Sequence[int] = (32, 32),
+    expert_features: Mapping[str, Sequence[str]] | str | None = None,
     gate_dnn_units: Sequence[int] | None = None,
     gate_temperature: float = 1.0,
     tower_dnn_units_lists: Sequence[Sequence[int]] = _TOWERS,
+    dense_embedding_dim: int | None = None,
     l2_reg_embedding: float = 1e-5,
     l2_reg_dnn: float = 0,
     seed: int | None = 1024,
@@ -44,13 +47,20 @@ def MMoE(
             `("multilabel", C)`. Defaults to binary tasks.
         task_names: list of str or None. Any names; outputs carry them, made safe for backends.
             Defaults to "task_1", "task_2", ….
-        num_experts: int. Number of experts. Defaults to 4.
+        num_experts: int. Number of experts; with `expert_features`, of each group. Defaults to 4.
         expert_dnn_units: list of int. Widths of every expert. Defaults to (32, 32).
+        expert_features: dict from group name to list of feature names, "group_name" or None. Each
+            group has `num_experts` experts of its own, which see its features alone: a feature in
+            no group reaches the gates only, for these see all features. "group_name" groups
+            features by the `group_name` of their columns; numeric ones, which have none, are in
+            "default_group". Defaults to None: every expert sees all features.
         gate_dnn_units: list of int or None. Widths of a DNN in each gate before its softmax layer.
             Defaults to None: a linear gate, as in the paper.
         gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
         tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
             Defaults to (16, 8) for every task.
+        dense_embedding_dim: int or None. Size to which a linear map of its own takes each numeric
+            feature. Defaults to None: the numbers as they are.
         l2_reg_embedding: float. L2 strength on the embeddings that a batch looks up.
             Defaults to 1e-5.
         l2_reg_dnn: float. L2 strength on the kernels of every DNN. Defaults to 0.
@@ -78,6 +88,7 @@ def MMoE(
         task_names,
         tower_dnn_units_lists,
         _TOWERS,
+        dense_embedding_dim,
         l2_reg_embedding,
         l2_reg_dnn,
         seed,
@@ -88,15 +99,17 @@ def MMoE(
     )
     num_experts = checks.positive_int("num_experts", num_experts)
     expert_units = checks.units("expert_dnn_units", expert_dnn_units)
+    subsets = expert_subsets(plan, expert_features, expert_units)
     gate_units = checks.units("gate_dnn_units", gate_dnn_units)
     temperature = checks.positive_float("gate_temperature", gate_temperature)
 
     def body(x: Any) -> list[Any]:
-        experts = Experts(num_experts, expert_units, **plan.options("experts"))(x)
+        experts = Experts(num_experts, expert_units, subsets=subsets, **plan.options("experts"))
+        e = experts(x)
         gates = [
-            Gate(num_experts, gate_units, temperature, **plan.options(f"gate_{k}"))(x)
+            Gate(experts.num_experts, gate_units, temperature, **plan.options(f"gate_{k}"))(x)
             for k in range(len(plan.tasks))
         ]
-        return [mix(experts, gate) for gate in gates]
+        return [mix(e, gate) for gate in gates]
 
     return assemble(plan, body)

@@ -4,8 +4,9 @@ import pytest
 from encoding import filled, ids, model_of, sequence, step, unknown_rows
 from numpy_layers import BACKEND, assert_close, copy_of, draw, f64, total
 
-from mtl.features import DenseFeat, SparseFeat
+from mtl.features import DenseFeat, SparseFeat, check_columns
 from mtl.layers import FeatureEncoder
+from mtl.layers.encoder import layout
 
 tensorflow_only = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="strings are hashed on TensorFlow only"
@@ -232,6 +233,7 @@ def test_strings_are_hashed_and_the_layer_says_that_xla_cannot():
         ({"feature_columns": [SparseFeat("a", 0)]}, ValueError, "`vocabulary_size of a`"),
         ({"l2_reg": -1}, ValueError, "`l2_reg` should be a non-negative number"),
         ({"seed": 1.5}, TypeError, "`seed` should be a non-negative integer or None"),
+        ({"dense_embedding_dim": 0}, ValueError, "a positive integer or None. Received: 0"),
     ],
 )
 def test_invalid_arguments_are_refused(arguments, error, message):
@@ -242,3 +244,61 @@ def test_invalid_arguments_are_refused(arguments, error, message):
 def test_embeddings_of_an_unbuilt_layer_are_refused() -> None:
     with pytest.raises(RuntimeError, match="should be built before"):
         FeatureEncoder([SparseFeat("a", 3)]).embeddings("a")
+
+
+def test_layout_tells_the_columns_of_every_feature():
+    columns = check_columns(columns_of_every_kind())
+    widths = {"user": 2, "site": 3, "hour": 2, "clicks": 2, "age": 1, "vector": 2}
+    for dim in (None, 4):
+        widths |= {"age": dim or 1, "vector": dim or 2}
+        found = layout(columns, dim)
+        assert list(found) == list(widths)
+        assert {name: len(span) for name, span in found.items()} == widths
+        assert [i for span in found.values() for i in span] == list(range(sum(widths.values())))
+
+
+@pytest.mark.parametrize("sizes", [[1], [1, 1, 1], [2], [1, 3, 2]])
+def test_dense_values_are_projected_each_by_a_kernel_of_its_own(sizes):
+    names = "abc"[: len(sizes)]
+    columns = [DenseFeat(name, size) for name, size in zip(names, sizes, strict=True)]
+    encoder = filled(columns, dense_embedding_dim=4)
+    (kernel,) = encoder.weights
+    assert tuple(kernel.shape) == (sum(sizes), 4)
+    rows = np.split(f64(kernel), np.cumsum(sizes)[:-1])
+    x = {c.name: draw(3, c.dimension, seed=i) for i, c in enumerate(columns)}
+    expected = [x[name].astype("float64") @ w for name, w in zip(names, rows, strict=True)]
+    assert_close(encoder(x), np.concatenate(expected, axis=1), atol=1e-4)
+
+
+def test_projected_values_stand_where_the_values_stood_and_are_transformed_first():
+    columns = [*columns_of_every_kind(), DenseFeat("income", transform_fn=log1p)]
+    encoder = filled(columns, dense_embedding_dim=2, l2_reg=0.1)
+    x = {**inputs_of_every_kind(), "income": np.array([[1e6], [3e38]], "float32")}
+    raw = filled(columns, l2_reg=0.1)
+    w = f64(encoder.weights[-1])
+    assert encoder.weights[-1].path.endswith("dense_kernel")
+    income = np.log1p(x["income"].astype("float64"))
+    expected = [f64(raw(x))[:, :9], x["age"] @ w[:1], x["vector"] @ w[1:3], income @ w[3:]]
+    assert_close(encoder(x), np.concatenate(expected, axis=1), atol=1e-4)
+    assert total(encoder.losses) == total(raw.losses)  # there is no penalty on the kernel
+    assert encoder.compute_output_shape({n: v.shape for n, v in x.items()}) == (2, 9 + 3 * 2)
+
+
+def test_kernels_of_dense_values_start_by_name_with_the_spread_of_their_size():
+    def rows(*columns):
+        encoder = FeatureEncoder(columns, seed=1, dense_embedding_dim=300)
+        encoder.build()
+        return f64(encoder.weights[0])
+
+    one, wide = DenseFeat("one"), DenseFeat("wide", 100)
+    both = rows(one, wide)
+    np.testing.assert_array_equal(both, np.roll(rows(wide, one), 1, axis=0))
+    assert both[:1].std() == pytest.approx(np.sqrt(2 / 301), rel=0.2)
+    assert both[1:].std() == pytest.approx(np.sqrt(2 / 400), rel=0.02)
+    assert not np.array_equal(both[0], both[1])
+
+
+def test_without_dense_values_there_is_nothing_to_project():
+    encoder = FeatureEncoder([SparseFeat("a", 3, 2)], dense_embedding_dim=4)
+    assert tuple(encoder({"a": ids(1)}).shape) == (1, 2)
+    assert len(encoder.weights) == 1

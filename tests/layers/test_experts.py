@@ -176,3 +176,99 @@ def test_a_functional_model_with_groups_can_be_saved(tmp_path):
 def test_invalid_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         Experts(**arguments)
+
+
+SUBSETS = {"user": [0, 3], "item": [4, 1, 2], "both": [0, 1]}
+
+
+def by_hand(layer, x):
+    """Group by group, and within it subset by subset: each expert on the columns it sees."""
+    outputs, first = [], 0
+    for size in layer.groups:
+        for s, columns in enumerate(layer.subsets.values()):
+            for i in range(first, first + size):
+                e, z = len(outputs), x[:, columns] @ weight(layer, f"kernel_0_{s}")[i]
+                for depth in range(1, len(layer.units)):
+                    z = relu(z + weight(layer, f"bias_{depth - 1}")[e])
+                    z = z @ weight(layer, f"kernel_{depth}")[e]
+                outputs.append(relu(z + weight(layer, f"bias_{len(layer.units) - 1}")[e]))
+        first += size
+    return np.stack(outputs, axis=1)
+
+
+@pytest.mark.parametrize("groups", [2, [1, 3, 2]])
+@pytest.mark.parametrize("units", [[4], [4, 3]])
+def test_experts_of_a_subset_see_its_columns(groups, units):
+    layer, x = built(Experts(groups, units, subsets=SUBSETS), (None, 6)), draw(5, 6)
+    count = 3 * (groups if groups == 2 else 6)
+    assert layer.num_experts == count
+    assert layer.compute_output_shape((None, 6)) == (None, count, units[-1])
+    assert_close(layer(x), by_hand(layer, x.astype("float64")))
+
+
+def test_columns_that_an_expert_does_not_see_change_and_learn_nothing():
+    layer, x = built(Experts(2, [4, 3], activation="tanh", subsets=SUBSETS), (None, 6)), draw(5, 6)
+    before = f64(layer(x)).reshape(5, 3, 2, 3)
+    for column in range(6):
+        moved = x.copy()
+        moved[:, column] += 1
+        changed = (f64(layer(moved)).reshape(5, 3, 2, 3) != before).any(axis=(0, 2, 3))
+        assert changed.tolist() == [column in columns for columns in SUBSETS.values()]
+    # The gradient of the user's experts, with respect to a layer that makes x.
+    inputs = keras.Input((6,))
+    make = keras.layers.EinsumDense("bi,i->bi", 6, kernel_initializer="ones", name="make")
+    model = keras.Model(inputs, keras.layers.Flatten()(layer(make(inputs))[:, :2]))
+    model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=False)
+    model.train_on_batch(x, np.full((5, 6), 9, "float32"))
+    assert (f64(make.kernel) != 1).tolist() == [column in SUBSETS["user"] for column in range(6)]
+
+
+def test_kernels_of_subsets_spread_as_a_denses_of_their_width_and_differ():
+    subsets = {"narrow": range(50), "wide": range(100, 400)}
+    layer = Experts([2, 1], [200], subsets=subsets, seed=11)
+    layer.build((None, 400))
+    found = set()
+    for s, width in enumerate([50, 300]):
+        kernel = weight(layer, f"kernel_0_{s}")
+        assert kernel.shape == (3, width, 200)
+        for expert in kernel:
+            assert expert.std() == pytest.approx(np.sqrt(2 / (width + 200)), rel=0.03)
+            found.add(expert[:50].tobytes())
+    assert len(found) == 6
+
+
+def test_l2_penalises_the_kernels_of_subsets():
+    layer = built(Experts(2, [4, 3], l2_reg=0.01, subsets=SUBSETS), (None, 6))
+    names = ["kernel_0_0", "kernel_0_1", "kernel_0_2", "kernel_1"]
+    squares = sum((weight(layer, name) ** 2).sum() for name in names)
+    assert total(layer.losses) == pytest.approx(0.01 * squares, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "inputs", [draw(2, 4), [draw(2, 6)], [draw(2, 6)] * 2], ids=["narrow", "one", "two"]
+)
+def test_inputs_that_do_not_hold_the_subsets_are_refused(inputs):
+    with pytest.raises(ValueError, match="called on one input of at least 5 columns"):
+        Experts([1, 1], [3], subsets=SUBSETS)(inputs)
+
+
+@pytest.mark.parametrize(
+    ("subsets", "error", "message"),
+    [
+        ({}, TypeError, "`subsets` should be a dict from name to list"),
+        ([[0, 1]], TypeError, "`subsets` should be a dict from name to list"),
+        ({1: [0]}, TypeError, "`subsets` should be a dict from name to list"),
+        ({"a": []}, ValueError, r"`subsets\['a'\]` should hold columns, each once"),
+        ({"a": [0], "b": [1, 1]}, ValueError, r"`subsets\['b'\]` .* Received: \[1, 1\]"),
+        ({"a": [-1]}, ValueError, r"`subsets\['a'\]` should be a non-negative integer"),
+        ({"a": [0.5]}, TypeError, r"`subsets\['a'\]` .* Received: 0.5"),
+    ],
+)
+def test_invalid_subsets_are_refused(subsets, error, message):
+    with pytest.raises(error, match=message):
+        Experts(2, [4], subsets=subsets)
+
+
+def test_subsets_need_units():
+    with pytest.raises(ValueError, match=r"`units` should hold at least one .* Received: \[\]"):
+        Experts(2, [], subsets=SUBSETS)

@@ -179,3 +179,20 @@ def test_invalid_arguments_are_refused(arguments, error, message):
     valid = {"num_tasks": 2, "num_experts_specific": 1, "num_experts_shared": 1, "units": [4]}
     with pytest.raises(error, match=message):
         Extraction(**{**valid, **arguments})
+
+
+@pytest.mark.parametrize("shared_gate", [False, True])
+def test_with_subsets_every_bank_has_experts_for_each(shared_gate):
+    subsets = {"user": [0, 2], "item": [1, 3, 4]}
+    layer, x = built(specific=2, shared=1, subsets=subsets, shared_gate=shared_gate), draw(6, 5)
+    assert [g.num_experts for g in layer.gates] == [6, 6, 10][: 2 + shared_gate]
+    e = f64(layer.experts(x))
+    assert e.shape[1] == 10
+    banks = [[0, 1, 2, 3, 8, 9], [4, 5, 6, 7, 8, 9], range(10)]  # task 1, task 2, shared output
+    expected = [
+        sum(g[:, [n]] * e[:, i] for n, i in enumerate(bank))
+        for bank, g in zip(banks, (gate(g, x.astype("float64")) for g in layer.gates), strict=False)
+    ]
+    assert_all_close(layer(x), expected)
+    with pytest.raises(ValueError, match="on one input of at least 5 columns"):
+        layer([x] * 3)

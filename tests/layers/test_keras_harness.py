@@ -13,6 +13,7 @@ from mtl.layers import FeatureEncoder
 
 FULL = {"l2_reg": 0.1, "dropout": 0.3, "use_bn": True, "seed": 1}
 EXTRACTION = {"num_tasks": 2, "num_experts_specific": 1, "num_experts_shared": 2, "units": [4]}
+SUBSETS = {"user": [0, 3], "item": [1, 2, 4]}
 COLUMNS = [
     SparseFeat("user", 5, 2),
     SparseFeat("frozen", 5, 2, trainable=False),
@@ -82,6 +83,11 @@ CASES = {
             THREE,
             expected(8, (2, 4, 4), fixed=4, dropouts=2, losses=2),
         ),
+        (
+            {"num_experts": [2, 1], "units": [4, 4], "subsets": SUBSETS, **FULL},
+            ONE,
+            expected(9, (2, 6, 4), fixed=4, dropouts=2, losses=3),
+        ),
     ],
     "Extraction": [
         (
@@ -90,12 +96,22 @@ CASES = {
             # Experts: kernel, bias, gamma, beta; each of three gates those and its logits.
             expected(4 + 3 * 5, [(2, 4)] * 3, fixed=2 + 3 * 2, dropouts=1 + 3, losses=1 + 3),
         ),
+        (
+            {**EXTRACTION, "subsets": SUBSETS, "seed": 1},
+            ONE,
+            expected(3 + 2, [(2, 4)] * 2),
+        ),
     ],
     "FeatureEncoder": [
         (
             {"feature_columns": COLUMNS, "l2_reg": 0.1, "seed": 1},
             {"input_data": {"inputs": FEATURES}},
             expected(2, (2, 2 + 2 + 3 + 2 + 2), fixed=1, losses=2),
+        ),
+        (
+            {"feature_columns": COLUMNS, "dense_embedding_dim": 4},
+            {"input_data": {"inputs": FEATURES}},
+            expected(3, (2, 2 + 2 + 3 + 2 + 4), fixed=1),
         ),
     ],
     "Gate": [

@@ -62,6 +62,8 @@ FEW_FEATURES = {name: FEATURES[name] for name in ("age", "user", "clicks", "site
 
 DNN = {"activation": "tanh", "l2_reg": 0.1, "dropout": 0.3, "use_bn": True, "seed": 1}
 GATES = {"gate_units": [3], "gate_temperature": 0.5, "shared_gate": True}
+ENCODER = {"l2_reg": 0.1, "seed": 1, "dense_embedding_dim": 3}
+SUBSETS = {"user": [0, 1, 4], "item": [2, 3]}
 EXTRACTION = {"num_tasks": 2, "num_experts_specific": 2, "num_experts_shared": 3}
 HEAD = {"task_type": "multiclass", "num_outputs": 3, "task_name": "first task"}
 
@@ -77,17 +79,21 @@ CASES: dict[str, dict[str, Case]] = {
         "groups without units": Case({"num_experts": [2, 1, 1], "units": []}, THREE),
         "plain": Case({"num_experts": 3, "units": [4], "seed": 1}, ONE),
         "groups on one input": Case({"num_experts": [2, 1], "units": [4], "seed": 1}, ONE),
-        "full": Case({"num_experts": [2, 1, 1], "units": [4, 3], **DNN}, THREE),
+        "groups": Case({"num_experts": [2, 1, 1], "units": [4, 3], **DNN}, THREE),
+        "subsets": Case({"num_experts": 2, "units": [4], "subsets": SUBSETS}, ONE),
+        "full": Case({"num_experts": [2, 1], "units": [4, 3], "subsets": SUBSETS, **DNN}, ONE),
     },
     "Extraction": {
         "no units": Case({**EXTRACTION, "units": [], "seed": 1}, THREE),
         "plain": Case({**EXTRACTION, "units": [4], "seed": 1}, ONE),
-        "full": Case({**EXTRACTION, "units": [4], **GATES, **DNN}, THREE),
+        "three inputs": Case({**EXTRACTION, "units": [4], **GATES, **DNN}, THREE),
+        "full": Case({**EXTRACTION, "units": [4], "subsets": SUBSETS, **GATES, **DNN}, ONE),
     },
     "FeatureEncoder": {
         "dense": Case({"feature_columns": [DenseFeat("age")]}, FEW_FEATURES),
         "plain": Case({"feature_columns": COLUMNS, "seed": 1}, FEW_FEATURES),
-        "full": Case({"feature_columns": FULL_COLUMNS, "l2_reg": 0.1, "seed": 1}, FEATURES),
+        "projected": Case({"feature_columns": COLUMNS, "dense_embedding_dim": 2}, FEW_FEATURES),
+        "full": Case({"feature_columns": FULL_COLUMNS, **ENCODER}, FEATURES),
     },
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),

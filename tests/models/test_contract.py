@@ -19,15 +19,21 @@ import mtl.models
 from mtl.models.base import MultiTaskModel
 
 _TWO = {"SharedBottom": (64, 32), "MoE": (16, 8), "MMoE": (16, 8), "CGC": (16, 16), "PLE": (16, 16)}
-_EXPERTS = {"num_experts": 4, "expert_dnn_units": (32, 32), "gate_dnn_units": None}
+_EXPERTS = {
+    "num_experts": 4,
+    "expert_dnn_units": (32, 32),
+    "expert_features": None,
+    "gate_dnn_units": None,
+}
 _LEVELS = {
     "num_experts_specific": 8,
     "num_experts_shared": 4,
     "expert_dnn_units": (64, 64),
+    "expert_features": None,
     "gate_dnn_units": None,
 }
 _OWN: dict[str, dict[str, Any]] = {
-    "SharedBottom": {"bottom_dnn_units": (128, 128)},
+    "SharedBottom": {"bottom": "dnn", "bottom_dnn_units": (128, 128)},
     "MoE": _EXPERTS,
     "MMoE": _EXPERTS,
     "CGC": _LEVELS,
@@ -38,6 +44,7 @@ _COMMON = {
     "num_tasks": None,
     "task_types": None,
     "task_names": None,
+    "dense_embedding_dim": None,
     "l2_reg_embedding": 1e-5,
     "l2_reg_dnn": 0,
     "seed": 1024,

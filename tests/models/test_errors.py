@@ -57,6 +57,8 @@ COMMON: list[tuple[dict[str, Any], str]] = [
     ({"tower_dnn_units_lists": [4, 4]}, r"`tower_dnn_units_lists\[0\]`.*list.*Received: 4"),
     ({"tower_dnn_units_lists": [[4], [0]]}, r"`tower_dnn_units_lists\[1\]\[0\]`.*Received: 0"),
     ({"tower_dnn_units_lists": [[4], [4.0]]}, r"`tower_dnn_units_lists\[1\]\[0\]`.*: 4.0"),
+    ({"dense_embedding_dim": 0}, r"`dense_embedding_dim`.*positive integer or None.*: 0"),
+    ({"dense_embedding_dim": 4.0}, r"`dense_embedding_dim`.*positive integer or None.*: 4.0"),
     ({"dnn_dropout": 1}, r"`dnn_dropout`.*\[0, 1\).*Received: 1"),
     ({"dnn_dropout": -0.1}, r"`dnn_dropout`.*\[0, 1\).*Received: -0.1"),
     ({"dnn_dropout": np.nan}, r"`dnn_dropout`.*Received: nan"),
