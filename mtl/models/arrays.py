@@ -152,6 +152,19 @@ def any_missing(labels: Any) -> bool:
     return False
 
 
+def weights_of_classes(labels: np.ndarray, class_weight: Mapping[int, float]) -> np.ndarray:
+    """Return the weight of each row's class; 1 for classes without one.
+
+    Args:
+        labels: checked labels of one task, class numbers; NaN is missing.
+        class_weight: dict from class to weight.
+    """
+    weights = np.ones(len(labels), "float32")
+    for label, weight in class_weight.items():
+        weights[labels.reshape(-1) == label] = weight
+    return weights
+
+
 def check_some_labels(tasks: Sequence[Task], argument: str, labels: Any) -> None:
     """Raise a ValueError if a task has no label at all in checked labels.
 

@@ -229,6 +229,9 @@ class MultiTaskModel(keras.Model):
             x_val, y_val, *rest = self._check_data(*validation_data)
             arrays.check_some_labels(self.tasks, "validation_data", y_val)
             validation_data = (packing.pack(x_val), y_val, *rest)
+        if class_weight is not None and isinstance(y, np.ndarray) and sample_weight is None:
+            # Keras would look up the class of a NaN.
+            sample_weight, class_weight = arrays.weights_of_classes(y, class_weight), None
         known = isinstance(x, dict) and (validation_data is None or y_val is not None)
         self._expect_missing_labels(not known or arrays.any_missing([y, y_val]))
         if self.balancer is not None:

@@ -53,10 +53,7 @@ class Given(GradientBalancer):
 def test_shared_parameters_get_the_coefficients_and_others_the_weighted_sum(weights):
     penalty = OrderPenalty("task_1", "task_2", 0.7)
     model, got = change(balancer=Given(weights=weights), joint_losses=[penalty])
-    by_task = []
-    for k in range(2):
-        loss = {f"task_{k + 1}": "binary_crossentropy"}
-        by_task.append(change(loss=loss)[1])
+    by_task = [change(loss_weights=one)[1] for one in ([1, 0], [0, 1])]
     # Each of these holds the regularisation once; the rest is that and the penalty.
     rest = change(loss={}, joint_losses=[penalty])[1]
     regularisation = change(loss={}, joint_losses=[OrderPenalty("task_1", "task_2", 0)])[1]
@@ -82,7 +79,7 @@ def test_inner_products_are_those_of_the_gradients():
     regularisation = change(loss={}, joint_losses=[OrderPenalty("task_1", "task_2", 0)])[1]
     vectors = []
     for k in range(2):
-        gradients = change(loss={f"task_{k + 1}": "binary_crossentropy"})[1]
+        gradients = change(loss_weights=[1.0 - k, k])[1]
         vectors.append(
             np.concatenate(
                 [
