@@ -92,6 +92,23 @@ def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 
+def test_missing_labels_compares_what_to_do_with_them():
+    output = run("missing_labels.py", "--rows", 4096, "--epochs", 1, "--seed", 0, 1,
+                 "--balancers", "uncertainty")  # fmt: skip
+    rows = {line[:22].strip(): line[22:].split() for line in output.splitlines()[-4:]}
+    assert list(rows) == ["rows dropped", "masked", "masked, uncertainty", "all labels"]
+    assert all(0.3 < float(cell) < 1 for row in rows.values() for cell in row[::3])
+
+
+def test_balancing_times_and_scores_every_balancer():
+    output = run("balancing.py", "--rows", 2048, "--repeats", 1, "--epochs", 1,
+                 "--balancers", "pcgrad")  # fmt: skip
+    rows = {line[:16].strip(): line[16:].split() for line in output.splitlines()[-3:]}
+    assert list(rows) == ["plain sum", "missing labels", "pcgrad"]
+    assert float(rows["plain sum"][2]) == 1
+    assert all(float(cell) > 0.8 for cell in rows["pcgrad"][-2:])
+
+
 def test_your_own_dataframe():
     output = run("your_own_dataframe.py")
     assert "Atlantis" in output
