@@ -32,7 +32,7 @@ ALLOWED = {
     "models": MODELS,
     "metrics": MODELS,
     "calibration": {*MODELS, "metrics"},
-    "inspection": {*MODELS, "inspection"},
+    "inspection": {*MODELS, "metrics", "inspection"},
     "data": {*COLUMNS, "data"},
     "benchmark": {*MODELS, "metrics", "inspection", "data", "benchmark"},
     "__init__": {*MODELS, "metrics", "calibration", "inspection", "data"},

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
-from sklearn.metrics import roc_auc_score
 
 from mtl import models
 from mtl.benchmark.recipes import Recipe
 from mtl.data import MultiTaskData
+from mtl.metrics import auc
 from mtl.models.base import MultiTaskModel
 from mtl.optimizers import LazyAdam
 
@@ -113,14 +113,13 @@ def train(
     )
     predictions = model.predict(data.test[0], batch_size=8192, verbose=0)
     labels = _by_name(data, data.test[1])
-    auc = {
-        name: float(roc_auc_score(labels[name], predictions[task_names.index(name)]))
-        for name in data.task_names
+    scores = {
+        name: auc(labels[name], predictions[task_names.index(name)]) for name in data.task_names
     }
     return model, Result(
         model=model_name,
         seed=seed,
-        auc=auc,
+        auc=scores,
         epochs=len(history.epoch),
         parameters=sum(math.prod(variable.shape) for variable in model.trainable_variables),
         seconds=round(time.perf_counter() - start, 2),

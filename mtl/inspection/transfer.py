@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from mtl import checks
+from mtl.metrics import auc
 from mtl.models import arrays, spread
 from mtl.tasks import Task
 
@@ -254,8 +254,7 @@ def _score(task: Task, labels: Any, predictions: Any, metric: Any) -> float:
     labels = np.asarray(labels).reshape(len(predictions), -1)
     if metric is None and task.type in ("binary", "multilabel"):
         pairs = zip(labels.T, np.asarray(predictions).T, strict=True)
-        known = [(y[~np.isnan(y)], p[~np.isnan(y)]) for y, p in pairs]
-        return float(np.mean([roc_auc_score(y, p) for y, p in known]))
+        return float(np.mean([auc(y, p) for y, p in pairs]))
     rows = ~np.isnan(labels).any(axis=1)
     labels, predictions = labels[rows], np.asarray(predictions)[rows]
     if metric is not None:
