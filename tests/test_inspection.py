@@ -46,6 +46,20 @@ def test_gate_of_moe_is_shared_unless_there_is_one_task():
     assert list(inspection.gate_weights(toy.build("MoE", num_tasks=1), x)) == [(1, "task_1")]
 
 
+def test_experts_of_feature_groups_bear_their_names():
+    groups = {"user": ["user", "age"], "item": ["item", "history"]}
+    x = toy.features()
+    table = inspection.gate_weights(
+        toy.build("MMoE", num_experts=2, expert_features=groups), x
+    )[1, "task_2"]  # fmt: skip
+    assert list(table) == ["user 1", "user 2", "item 1", "item 2"]
+    weights = inspection.gate_weights(toy.build("PLE", expert_features=groups), x)
+    own = ["task_1 user 1", "task_1 user 2", "task_1 item 1", "task_1 item 2"]
+    assert list(weights[1, "task_1"]) == [*own, "shared user 1", "shared item 1"]
+    assert weights[1, "shared"].shape == (24, 10)
+    assert list(weights[2, "task_1"]) == ["task_1 1", "task_1 2", "shared 1"]
+
+
 def test_gates_of_every_level_of_ple(tmp_path):
     model = toy.randomize(toy.build("PLE", num_levels=3, num_experts_shared=2, gate_dnn_units=[4]))
     x, w = toy.features(), ref.weights(model)

@@ -1,16 +1,11 @@
 """Losses over several tasks: equations, missing labels, logs, saving."""
 
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
+from models import toy
 
 from mtl.losses import FunnelLoss, JointLoss, MultiTaskBCE, OrderPenalty
-
-sys.path.insert(0, str(Path(__file__).parent / "models"))
-import toy
 
 
 def cross_entropy(labels, p):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mtl import checks
-from mtl.layers import Extraction, Gate
+from mtl.layers import Experts, Extraction, Gate
 from mtl.models import arrays
 from mtl.models.base import MultiTaskModel
 
@@ -36,7 +36,8 @@ def gate_weights(model: MultiTaskModel, x: Any, batch_size: int = 8192) -> Weigh
         1. A gate has the name of its task; the gate of MoE and those of PLE that feed the next
         level's shared experts are `"shared"`. Columns are experts, which count from 1: "expert 1",
         … in MoE and MMoE; the task's own and the shared ones, "income 1", …, "shared 1", …, in CGC
-        and PLE. A task of the name "shared" makes the other "shared_". In a model that
+        and PLE; the groups of `expert_features` come between, "user 1", …, "income user 1", …. A
+        task of the name "shared" makes the other "shared_". In a model that
         `extract_task` made, the tasks of the levels below the last are "task_1", "task_2", ….
 
     Raises:
@@ -186,6 +187,8 @@ def _standalone_gates(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any,
     gates = [layer for layer in model.layers if isinstance(layer, Gate)]
     found = {}
     if gates:
+        experts = next(layer for layer in model.layers if isinstance(layer, Experts))
+        groups = [(name, experts.groups[0]) for name in experts.subsets or ["expert"]]
         paths = [keras.Model(model.input, output).layers for output in model.outputs]
         for gate in gates:
             users = [
@@ -194,7 +197,7 @@ def _standalone_gates(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any,
                 if any(layer is gate for layer in layers)
             ]
             name = users[0] if len(users) == 1 else _shared_name(model.task_names)
-            found[1, name] = (gate.output, _expert_names([("expert", gate.num_experts)]))
+            found[1, name] = (gate.output, _expert_names(groups))
     return found
 
 
@@ -210,9 +213,13 @@ def _extraction_gates(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any,
         outputs = _Gates(layer.gates, name=f"{layer.name}_gates")(layer.input)
         for k, weights in enumerate(outputs):
             own = [tasks[k]] if k < len(tasks) else tasks
-            groups = [(task, layer.num_experts_specific) for task in own]
-            names = _expert_names([*groups, (shared, layer.num_experts_shared)])
-            found[level, [*tasks, shared][k]] = (weights, names)
+            banks = [(task, layer.num_experts_specific) for task in own]
+            groups = [
+                (f"{bank} {subset}".rstrip(), size)
+                for bank, size in [*banks, (shared, layer.num_experts_shared)]
+                for subset in layer.experts.subsets or [""]
+            ]
+            found[level, [*tasks, shared][k]] = (weights, _expert_names(groups))
     return found
 
 
