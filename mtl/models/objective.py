@@ -93,6 +93,9 @@ class Objective:
             missing: bool. Whether there may be missing labels.
             replicas: int. Number of replicas, whose losses Keras sums.
             log: bool. Whether to update the means of the logs. Defaults to True.
+
+        Raises:
+            ValueError: a task with a loss has no labels.
         """
         y, y_pred, sample_weight = (self._listed(v) for v in (y, y_pred, sample_weight))
         losses = []
@@ -102,6 +105,11 @@ class Objective:
                 losses.append(ops.zeros((), "float32"))
                 continue
             labels, predictions, weights = y[k], y_pred[k], sample_weight[k]
+            if labels is None:
+                raise ValueError(
+                    f"`y` should hold labels of every task with a loss. Received: none of "
+                    f"{task.name!r} (a missing label is NaN)"
+                )
             rows = ops.shape(predictions)[0]
             if missing and _may_be_nan(labels):
                 labels, predictions, weights, valid = mask(

@@ -242,6 +242,20 @@ def test_data_sets_are_masked():
     toy.same(models[0].get_weights(), models[1].get_weights())
 
 
+def test_a_data_set_without_a_tasks_labels_is_refused():
+    class Batch(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return toy.features(), {"task_1": toy.labels()[0]}
+
+    model = toy.build("SharedBottom")
+    model.compile("sgd", **toy.QUICK)
+    with pytest.raises(ValueError, match=r"`y` should hold labels of every task.*'task_2'"):
+        model.fit(Batch(), verbose=0)
+
+
 def test_a_single_task_and_class_weights():
     x, (y,) = toy.features(), toy.labels(1)
     y[::4] = np.nan
