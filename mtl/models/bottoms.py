@@ -42,9 +42,8 @@ def check_bottom(plan: Plan, bottom: Any) -> Any:
 
     Raises:
         ImportError: "dcn" or "deepfm" without keras-rs.
-        TypeError: neither a string nor a Keras layer.
-        ValueError: an unknown name, "deepfm" without two embeddings of one size, or a layer whose
-            name is taken.
+        ValueError: neither a known name nor a Keras layer, "deepfm" without two embeddings of one
+            size, or a layer whose name is taken.
     """
     if isinstance(bottom, keras.layers.Layer):
         encoder = plan.layer_name("encoder")
@@ -54,10 +53,6 @@ def check_bottom(plan: Plan, bottom: Any) -> Any:
                 f"features and tasks. Received: a layer named {bottom.name!r}"
             )
         return bottom
-    if not isinstance(bottom, str):
-        raise TypeError(
-            f"`bottom` should be one of {_NAMES} or a Keras layer. Received: {bottom!r}"
-        )
     if bottom not in _NAMES:
         raise ValueError(
             f"`bottom` should be one of {_NAMES} or a Keras layer. Received: {bottom!r}"

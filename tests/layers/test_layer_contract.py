@@ -80,7 +80,7 @@ CASES: dict[str, dict[str, Case]] = {
         "plain": Case({"num_experts": 3, "units": [4], "seed": 1}, ONE),
         "groups on one input": Case({"num_experts": [2, 1], "units": [4], "seed": 1}, ONE),
         "groups": Case({"num_experts": [2, 1, 1], "units": [4, 3], **DNN}, THREE),
-        "subsets": Case({"num_experts": 2, "units": [4], "subsets": SUBSETS}, ONE),
+        "subsets": Case({"num_experts": 2, "units": [4], "subsets": SUBSETS, "seed": 1}, ONE),
         "full": Case({"num_experts": [2, 1], "units": [4, 3], "subsets": SUBSETS, **DNN}, ONE),
     },
     "Extraction": {
@@ -92,7 +92,7 @@ CASES: dict[str, dict[str, Case]] = {
     "FeatureEncoder": {
         "dense": Case({"feature_columns": [DenseFeat("age")]}, FEW_FEATURES),
         "plain": Case({"feature_columns": COLUMNS, "seed": 1}, FEW_FEATURES),
-        "projected": Case({"feature_columns": COLUMNS, "dense_embedding_dim": 2}, FEW_FEATURES),
+        "projected": Case({"feature_columns": COLUMNS, **ENCODER}, FEW_FEATURES),
         "full": Case({"feature_columns": FULL_COLUMNS, **ENCODER}, FEATURES),
     },
     "Gate": {
