@@ -516,15 +516,15 @@ class MultiTaskModel(keras.Model):
             return
         by_steps = options.get("steps_per_epoch") or options.get("validation_steps")
         plain = isinstance(x, dict) and not by_steps and not self.run_eagerly
-        steps = pace.steps_at_once(self, batch_size, callbacks) if plain else 1
-        if steps != self.steps_per_execution:
-            self.steps_per_execution = steps
+        number = pace.steps_at_once(self, batch_size, callbacks) if plain else 1
+        if number != self.steps_per_execution:
+            self.steps_per_execution = number
             if keras.backend.backend() == "tensorflow":  # whose functions hold the number
                 self.train_function = self.test_function = None
 
     @contextlib.contextmanager
-    def _steps(self, steps: int) -> Iterator[None]:
-        before, self.steps_per_execution = self.steps_per_execution, steps
+    def _steps(self, number: int) -> Iterator[None]:
+        before, self.steps_per_execution = self.steps_per_execution, number
         try:
             yield
         finally:
