@@ -89,8 +89,9 @@ def main() -> None:
     results: dict[str, list] = {}
     for seed in args.seed if args.epochs else []:
         for method in (m for m in methods if m != MISSING):
-            results.setdefault(method, []).append(scores(data, method, seed, args.epochs))
-            print(f"trained: {method}, seed {seed}", flush=True)
+            result = scores(data, method, seed, args.epochs)
+            results.setdefault(method, []).append(result)
+            print(f"seed {seed}  {method}: {', '.join(f'{v:.4f}' for v in result)}", flush=True)
 
     head = [f"{name} AUC" for name in data.task_names]
     print(f"\n{keras.backend.backend()}, keras {keras.__version__}, PLE, batches of {BATCH:,}")

@@ -76,8 +76,8 @@ class Balancer(keras.layers.Layer):
         """Return the weights `(T,)` of the tasks' losses `(T,)` in the sum that is minimised."""
         return ops.ones_like(losses)
 
-    def penalty(self) -> Any:
-        """Return a scalar to add to the weighted sum; 0 for most methods."""
+    def penalty(self, losses: Any) -> Any:
+        """Return a scalar to add to the weighted sum of the losses `(T,)`; 0 for most methods."""
         return 0.0
 
     def observe(self, losses: Any) -> None:

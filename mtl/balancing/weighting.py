@@ -90,9 +90,10 @@ class Uncertainty(Balancer):
         halves = [0.5 if task.type == "regression" else 1.0 for task in self.tasks]
         return ops.convert_to_tensor(halves, losses.dtype) * ops.exp(-self.log_variance)
 
-    def penalty(self) -> Any:
-        """Return Σ_k log σ_k."""
-        return ops.sum(self.log_variance) / 2
+    def penalty(self, losses: Any) -> Any:
+        """Return Σ_k log σ_k over the tasks that have a label in the batch."""
+        s = ops.convert_to_tensor(self.log_variance)
+        return ops.sum(ops.where(losses != 0, s, 0.0)) / 2
 
 
 @keras.saving.register_keras_serializable(package="mtl")

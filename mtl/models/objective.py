@@ -230,7 +230,7 @@ def total(losses: Sequence[Any], rest: Sequence[Any], balancer: Any = None) -> A
         apart.append((losses, stacked, remainder))
     if balancer is None:
         return ops.sum(stacked) + remainder
-    value = ops.sum(balancer.weights_of(stacked) * stacked) + balancer.penalty() + remainder
+    value = ops.sum(balancer.weights_of(stacked) * stacked) + balancer.penalty(stacked) + remainder
     balancer.observe(ops.stop_gradient(stacked))
     return value
 

@@ -40,10 +40,14 @@ def test_uncertainty():
     """L = e^-s_1 L_1 + s_1/2 + e^-s_2 L_2 / 2 + s_2/2; s below 0 is not clamped."""
     balancer = started(Uncertainty())
     np.testing.assert_allclose(weights(balancer, [5, 7]), [1, 0.5])
-    assert float(array(balancer.penalty())) == 0
+    losses = ops.convert_to_tensor([5.0, 7.0])
+    assert float(array(balancer.penalty(losses))) == 0
     balancer.log_variance.assign([math.log(4), -math.log(2)])
     np.testing.assert_allclose(weights(balancer, [5, 7]), [0.25, 1])
-    np.testing.assert_allclose(array(balancer.penalty()), math.log(2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(array(balancer.penalty(losses)), math.log(2) / 2, rtol=1e-6)
+    # Without a label of the second task there is nothing to be uncertain of.
+    alone = balancer.penalty(ops.convert_to_tensor([5.0, 0.0]))
+    np.testing.assert_allclose(array(alone), math.log(2), rtol=1e-6)
 
 
 def test_random_weights_sum_to_one_and_are_a_softmax_of_normal_numbers():
