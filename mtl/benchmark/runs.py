@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from mtl.benchmark.recipes import Recipe
 from mtl.data import MultiTaskData
 from mtl.metrics import auc
 from mtl.models.base import MultiTaskModel
+from mtl.models.pace import count_parameters
 from mtl.optimizers import LazyAdam
 
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "lazy_adam": LazyAdam}
@@ -121,7 +121,7 @@ def train(
         seed=seed,
         auc=scores,
         epochs=len(history.epoch),
-        parameters=sum(math.prod(variable.shape) for variable in model.trainable_variables),
+        parameters=count_parameters(model.trainable_variables),
         seconds=round(time.perf_counter() - start, 2),
     )
 

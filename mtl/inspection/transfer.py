@@ -16,6 +16,7 @@ from scipy import stats
 from mtl import checks
 from mtl.metrics import auc
 from mtl.models import arrays, spread
+from mtl.models.pace import count_parameters
 from mtl.tasks import Task
 
 # What makes a model larger or smaller, whatever its number of tasks.
@@ -267,4 +268,4 @@ def _score(task: Task, labels: Any, predictions: Any, metric: Any) -> float:
 
 def _size(model: Any) -> int:
     """Return the number of trainable parameters."""
-    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return count_parameters(model.trainable_variables)

@@ -268,8 +268,7 @@ class MultiTaskModel(keras.Model):
         if not kwargs.get("_use_cached_eval_dataset"):  # inside fit, which has checked the data
             x, y, sample_weight = self._check_data(x, y, sample_weight)
             arrays.check_some_labels(self.tasks, "y", y)
-            if not self._missing_labels and (not isinstance(x, dict) or arrays.any_missing(y)):
-                self._expect_missing_labels(True)
+            self._mask_if_missing(x, y)
             x = packing.pack(x)
         return super().evaluate(
             x=x, y=y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs
@@ -322,15 +321,13 @@ class MultiTaskModel(keras.Model):
     ) -> Any:
         """Run one training step, as `keras.Model.train_on_batch` does; data as in `fit`."""
         x, y, sample_weight = self._check_data(x, y, sample_weight)
-        if not self._missing_labels and arrays.any_missing(y):
-            self._expect_missing_labels(True)
+        self._mask_if_missing(x, y)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
         x, y, sample_weight = self._check_data(x, y, sample_weight)
-        if not self._missing_labels and arrays.any_missing(y):
-            self._expect_missing_labels(True)
+        self._mask_if_missing(x, y)
         return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -485,6 +482,11 @@ class MultiTaskModel(keras.Model):
             self._missing_labels = missing
             self._step = None
             self.train_function = self.test_function = None
+
+    def _mask_if_missing(self, x: Any, y: Any) -> None:
+        """Mask from now on if labels are missing, or may be: those of a data set aren't seen."""
+        if not self._missing_labels and (not isinstance(x, dict) or arrays.any_missing(y)):
+            self._expect_missing_labels(True)
 
     def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Create the variables of optimizer and metrics before the training step is traced.

@@ -97,7 +97,7 @@ class Objective:
         Raises:
             ValueError: a task with a loss has no labels.
         """
-        y, y_pred, sample_weight = (self._listed(v) for v in (y, y_pred, sample_weight))
+        y, y_pred, sample_weight = (_listed(v, self._tasks) for v in (y, y_pred, sample_weight))
         losses = []
         for k, task in enumerate(self._tasks):
             loss, mean = self._losses[k], self._means[k]
@@ -137,9 +137,6 @@ class Objective:
             if log:
                 mean.update_state(values[-1], ops.shape(y_pred[0])[0])
         return values
-
-    def _listed(self, values: Any) -> list[Any]:
-        return list(values) if isinstance(values, (list, tuple)) else [values] * len(self._tasks)
 
 
 def mask(
@@ -194,10 +191,7 @@ def update_metrics(
     """
     if not compiled.built:
         compiled.build(y, y_pred)
-    y, y_pred, sample_weight = (
-        list(v) if isinstance(v, (list, tuple)) else [v] * len(tasks)
-        for v in (y, y_pred, sample_weight)
-    )
+    y, y_pred, sample_weight = (_listed(v, tasks) for v in (y, y_pred, sample_weight))
     for weighted, by_task in (
         (False, compiled._flat_metrics),
         (True, compiled._flat_weighted_metrics),
@@ -302,6 +296,11 @@ def _check_joint(tasks: Sequence[Task], joint_losses: Any) -> list[JointLoss]:
             )
         names.add(loss.name)
     return joint
+
+
+def _listed(values: Any, tasks: Sequence[Task]) -> list[Any]:
+    """Return one entry per task: those of a list, or one for all."""
+    return list(values) if isinstance(values, (list, tuple)) else [values] * len(tasks)
 
 
 def _may_be_nan(labels: Any) -> bool:

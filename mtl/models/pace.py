@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -65,9 +66,14 @@ def padded(have: int, rows: int) -> int:
     return min(1 << (have - 1).bit_length(), rows)
 
 
+def count_parameters(variables: Iterable[Any]) -> int:
+    """Return the number of entries of some variables."""
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
 def dense_parameters(model: Any) -> int:
     """Return the number of weights outside of embedding tables: a row's multiply-adds."""
-    return sum(math.prod(v.shape) for v in model.weights if not is_table(v))
+    return count_parameters(v for v in model.weights if not is_table(v))
 
 
 def _rows(model: Any) -> int:

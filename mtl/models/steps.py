@@ -135,11 +135,7 @@ def jax_step(model: Any, state: Any, data: Any) -> Any:
     grads, non_trainable = _with_state(
         model, trainable, non_trainable, lambda: _balanced(model, terms)
     )
-    positions = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    for table in rows:
-        gradient = grads[positions[table]]
-        grads[positions[table]] = gradient.reshape(-1, gradient.shape[-1])
-    with rows_of_gradients({table: ids.reshape(-1) for table, ids in rows.items()}):
+    with rows_of_gradients(rows):
         trainable, optimizer_variables = model.optimizer.stateless_apply(
             optimizer_variables, grads, trainable
         )
@@ -332,7 +328,8 @@ def _jax_terms(
     nothing, one = jnp.zeros_like(stacked), jnp.ones_like(loss)
 
     def gradients(of_loss: Any, of_tasks: Any, of_rest: Any) -> list[Any]:
-        return list(pull((of_loss, of_tasks, of_rest * jnp.ones_like(rest)))[0])
+        grads = pull((of_loss, of_tasks, of_rest * jnp.ones_like(rest)))[0]
+        return [g.reshape(-1, g.shape[-1]) if i in tables else g for i, g in enumerate(grads)]
 
     def of_task(k: int, at: Sequence[int]) -> list[Any]:
         every = gradients(0 * one, nothing.at[k].set(scale), 0)
@@ -345,7 +342,7 @@ def _jax_terms(
         lambda: gradients(one, nothing, 0),
         scale,
     )
-    return terms, aux, rows
+    return terms, aux, {table: ids.reshape(-1) for table, ids in rows.items()}
 
 
 def _with_state(
