@@ -1,10 +1,10 @@
 """Speed of training and prediction, beside DeepCTR and torch-rechub.
 
-Every contender trains the same model on the same rows of Census-income (40 named features, batches
-of 1,024), with its library's own calls and default settings. Each measurement runs in a process of
-its own, and they take turns; medians count. Measured are the time from the start of the process to
-the end of the first epoch, how much of it is imports, rows per second of the epochs after it and
-of prediction, and the peak memory.
+Every contender trains the same model on the same rows of Census-income (40 named features), with
+its library's own calls and default settings. Each measurement runs in a process of its own, and
+they take turns; medians count. Measured are the time from the start of the process to the end of
+the first epoch, how much of it is imports, rows per second of the epochs after it and of
+prediction, and the peak memory.
 
 DeepCTR is installed with this library. torch-rechub takes part if it is named, from an environment
 of its own: `python -m venv rechub && rechub/bin/pip install torch-rechub==0.9.0`, and then
@@ -41,7 +41,6 @@ IMPORTS = {
     "rechub_batches": ["torch_rechub.models.multi_task"],
 }
 MODELS = ("SharedBottom", "MMoE", "PLE", "ESMM")
-BATCH = 1024
 MEASURES = {
     "fit": ("rows per second in fit", 1000, "{:.0f}k"),
     "predict": ("rows per second in predict", 1000, "{:.0f}k"),
@@ -60,11 +59,12 @@ class Rows:
         self.vocabularies = json.loads(str(arrays["vocabularies"]))
         self.dense = json.loads(str(arrays["dense"]))
         self.sizes = json.loads(str(arrays["sizes"]))
+        self.batch = int(arrays["batch"])
         self.x = {name: arrays[f"x/{name}"] for name in [*self.vocabularies, *self.dense]}
         self.y = [arrays["y/0"], arrays["y/1"]]
 
     @staticmethod
-    def write(path: Path, most: int | None) -> int:
+    def write(path: Path, most: int | None, batch: int) -> int:
         """Write them to a file, the first ones or all, and return how many there are."""
         from mtl.benchmark import CENSUS_INCOME
         from mtl.data import load_census_income
@@ -79,7 +79,7 @@ class Rows:
         labels = {f"y/{i}": label[:most].astype("float32") for i, label in enumerate(y)}
         facts = {"vocabularies": sparse, "dense": dense, "sizes": CENSUS_INCOME.sizes}
         facts = {name: json.dumps(fact) for name, fact in facts.items()}
-        np.savez(path, **arrays, **labels, **facts)
+        np.savez(path, batch=batch, **arrays, **labels, **facts)
         return len(labels["y/0"])
 
     def labels(self, model: str) -> list:
@@ -92,9 +92,9 @@ def keras_calls(model, rows: Rows, name: str):
     y = rows.labels(name)
 
     def fit(epochs: int) -> None:
-        model.fit(rows.x, y, batch_size=BATCH, epochs=epochs, verbose=0)
+        model.fit(rows.x, y, batch_size=rows.batch, epochs=epochs, verbose=0)
 
-    return fit, lambda: model.predict(rows.x, batch_size=BATCH, verbose=0)
+    return fit, lambda: model.predict(rows.x, batch_size=rows.batch, verbose=0)
 
 
 def mtl(name: str, rows: Rows):
@@ -175,13 +175,13 @@ def rechub(name: str, rows: Rows):
     model, features = rechub_model(name, rows)
     x, y = rechub_rows(name, rows, features)
     trainer = MTLTrainer(model, ["classification"] * y.shape[1], optimizer_params={"lr": 1e-3})
-    loader = DataLoader(TorchDataset(x, y), batch_size=BATCH, shuffle=True)
+    loader = DataLoader(TorchDataset(x, y), batch_size=rows.batch, shuffle=True)
 
     def fit(epochs: int) -> None:
         for _ in range(epochs):
             trainer.train_one_epoch(loader)
 
-    test = DataLoader(PredictDataset(x), batch_size=BATCH)
+    test = DataLoader(PredictDataset(x), batch_size=rows.batch)
     return fit, lambda: trainer.predict(model, test)
 
 
@@ -199,7 +199,7 @@ def rechub_batches(name: str, rows: Rows):
     def fit(epochs: int) -> None:
         model.train()
         for _ in range(epochs):
-            for batch in torch.randperm(len(y)).split(BATCH):
+            for batch in torch.randperm(len(y)).split(rows.batch):
                 out = model({key: value[batch] for key, value in x.items()})
                 labels = y[batch]
                 loss = sum(
@@ -214,8 +214,8 @@ def rechub_batches(name: str, rows: Rows):
         model.eval()
         with torch.no_grad():
             parts = [
-                model({key: value[i : i + BATCH] for key, value in x.items()})
-                for i in range(0, len(y), BATCH)
+                model({key: value[i : i + rows.batch] for key, value in x.items()})
+                for i in range(0, len(y), rows.batch)
             ]
             return torch.cat(parts).numpy()
 
@@ -289,12 +289,12 @@ def tables(results: list[dict], models: list[str]) -> str:
     return "\n".join(lines[1:])
 
 
-def plot(results: list[dict], models: list[str], path: Path) -> None:
+def plot(results: list[dict], models: list[str], batch: int, path: Path) -> None:
     """Draw medians with their ranges, a panel per measure."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     contenders = [c for c in CONTENDERS if any(r["contender"] == c for r in results)]
     shown = list(MEASURES)[:3]
@@ -317,10 +317,13 @@ def plot(results: list[dict], models: list[str], path: Path) -> None:
                     label=contender if i == 0 else None,
                 )
         axes.set(xscale="log", xlabel=MEASURES[measure][0])
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda v, _: f"{v / 1e3:g}k" if v >= 1000 else f"{v:g}")
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.grid(axis="x", which="both", alpha=0.3)
     panels[0].set_yticks(range(len(models)), models)
     panels[0].invert_yaxis()
-    figure.suptitle("Census-income, batches of 1,024: median and range")
+    figure.suptitle(f"Census-income, batches of {batch:,}: median and range")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(contenders), frameon=False)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
@@ -335,6 +338,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="of the steady state (default: 3)")
+    parser.add_argument("--batch-size", type=int, default=1024, help="default: 1024")
     parser.add_argument("--rows", type=int, help="the first rows only (default: all)")
     parser.add_argument("--rechub-python", help="interpreter of an environment with torch-rechub")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
@@ -357,7 +361,7 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npz"
-        count = Rows.write(path, args.rows)
+        count = Rows.write(path, args.rows, args.batch_size)
         cases = [(name, contender) for name in args.models for contender in args.contenders]
         for repeat, (name, contender) in in_turns(cases, args.repeats):
             kind, backend = CONTENDERS[contender]
@@ -366,13 +370,14 @@ def main() -> None:
             result = measure([*command, str(time.time())], {"KERAS_BACKEND": backend}, python)
             results.append({"contender": contender, "model": name, "repeat": repeat, **result})
             print(results[-1], file=sys.stderr, flush=True)
-    print(f"{count:,} rows, {os.cpu_count()} cores, {args.repeats} runs: median (min-max), and")
+    print(f"{count:,} rows, batches of {args.batch_size:,}, {os.cpu_count()} cores, ", end="")
+    print(f"{args.repeats} runs: median (min-max), and")
     print("the ratio to DeepCTR at its better setting\n")
     print(tables(results, args.models))
     if args.json:
         args.json.write_text(json.dumps({"cores": os.cpu_count(), "results": results}, indent=2))
     if args.plot:
-        plot(results, args.models, args.plot)
+        plot(results, args.models, args.batch_size, args.plot)
 
 
 if __name__ == "__main__":
