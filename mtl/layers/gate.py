@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import keras
@@ -11,6 +12,8 @@ from keras import ops
 from mtl import checks
 from mtl.layers.dnn import DNN
 from mtl.seeds import derive_seed, glorot
+
+_WRITTEN_OUT = 16  # experts
 
 
 def mix(experts: Any, weights: Any) -> Any:
@@ -24,9 +27,42 @@ def mix(experts: Any, weights: Any) -> Any:
         A tensor of shape `(B, H)`.
     """
     # JAX is faster with B tiny products; the others with a product and a sum.
-    if keras.backend.backend() == "jax":
+    if keras.backend.backend() != "jax":
+        return ops.sum(experts * ops.expand_dims(weights, -1), axis=1)
+    if isinstance(experts, keras.KerasTensor) or not _few_on_cpu(experts):
         return ops.einsum("beh,be->bh", experts, weights)
-    return ops.sum(experts * ops.expand_dims(weights, -1), axis=1)
+    return _jax_mix()(experts, weights)
+
+
+def _few_on_cpu(experts: Any) -> bool:
+    """Return whether XLA's CPU compiler gains by a sum that is written out."""
+    import jax
+
+    few = experts.shape[1] <= _WRITTEN_OUT and experts.dtype == "float32"
+    return few and jax.default_backend() == "cpu"
+
+
+@cache
+def _jax_mix() -> Any:
+    """Return `mix` with the sum written out, which XLA makes one loop of on a CPU.
+
+    Its gradients would be E additions of padded slices, so they are those of the product.
+    """
+    import jax
+
+    @jax.custom_vjp
+    def mixed(experts: Any, weights: Any) -> Any:
+        return sum(experts[:, i] * weights[:, i : i + 1] for i in range(experts.shape[1]))
+
+    def backward(saved: Any, gradient: Any) -> Any:
+        experts, weights = saved
+        return (
+            gradient[:, None, :] * weights[:, :, None],
+            jax.numpy.einsum("beh,bh->be", experts, gradient),
+        )
+
+    mixed.defvjp(lambda experts, weights: (mixed(experts, weights), (experts, weights)), backward)
+    return mixed
 
 
 @keras.saving.register_keras_serializable(package="mtl")

@@ -119,3 +119,27 @@ def test_gate_and_mixture_in_half_precision():
     layer = Gate(3, dtype="mixed_float16")
     z = mix(ops.ones((6, 3, 4), "float16"), layer(draw(6, 5)))
     assert keras.backend.standardize_dtype(z.dtype) == "float16"
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="about JAX")
+@pytest.mark.parametrize("experts", [1, 3, 16, 17])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mixture_on_jax_has_the_values_and_gradients_of_the_product(experts, dtype):
+    import jax
+
+    rng = np.random.default_rng(0)
+    e = jax.numpy.asarray(rng.normal(size=(5, experts, 4)), dtype)
+    g = jax.numpy.asarray(rng.random(size=(5, experts)), dtype)
+
+    def product(e, g):
+        return jax.numpy.einsum("beh,be->bh", e, g)
+
+    tolerance = 1e-6 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(mix(e, g), product(e, g), tolerance, tolerance)
+    got, expected = (
+        jax.grad(lambda e, g, f=f: jax.numpy.sin(f(e, g)).sum(), (0, 1))(e, g)
+        for f in (mix, product)
+    )
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, tolerance, tolerance)
