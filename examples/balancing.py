@@ -31,7 +31,7 @@ def build(data, method: str, seed: int):
         data.feature_columns, task_names=data.task_names, seed=seed, **CENSUS_INCOME.sizes["PLE"]
     )
     balancer = None if method in (PLAIN, MISSING) else method
-    model.compile(keras.optimizers.Adam(CENSUS_INCOME.learning_rate), balancer=balancer)
+    model.compile(keras.optimizers.Adam(CENSUS_INCOME.training.learning_rate), balancer=balancer)
     return model
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import keras
 
 from mtl import checks
+from mtl.encodings import Encoding
 
 _MODULE = "deepctr.feature_column"
 _NAMES = ("SparseFeat", "VarLenSparseFeat", "DenseFeat")
@@ -177,6 +178,12 @@ def sparse_part(column: Any) -> Any:
     return column.sparsefeat if isinstance(column, VarLenSparseFeat) else column
 
 
+def dense_width(column: Any) -> int:
+    """Return how many numbers a `DenseFeat` gives: its `transform_fn` may make more of it."""
+    encoding = column.transform_fn
+    return encoding.output_dim if isinstance(encoding, Encoding) else int(column.dimension)
+
+
 def _get(column: Any, field: str) -> Any:
     return getattr(column, field, None)
 
@@ -272,9 +279,13 @@ def _check_dense(column: Any) -> Any:
     dtype = _dtype(name, column.dtype)
     if dtype == "string":
         raise ValueError(f"`dtype` of feature {name!r} should be numeric. Received: 'string'")
-    return column._replace(
-        dimension=checks.positive_int(f"dimension of {name}", column.dimension), dtype=dtype
-    )
+    dimension = checks.positive_int(f"dimension of {name}", column.dimension)
+    if isinstance(column.transform_fn, Encoding) and dimension != 1:
+        raise ValueError(
+            f"`dimension` of feature {name!r} should be 1, for its `transform_fn` encodes one "
+            f"number. Received: {dimension}"
+        )
+    return column._replace(dimension=dimension, dtype=dtype)
 
 
 def _check_name(name: Any) -> str:

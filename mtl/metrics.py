@@ -256,8 +256,15 @@ def evaluate_tasks(
         clicked = np.ravel(labels[click]) == 1
         label = np.where(clicked, np.ravel(labels[conversion]), np.nan)
         scored.append((hidden.task, label, predictions[-1], weights[conversion]))
-    rows = [_SCORES[task.type](task, *columns, groups) for task, *columns in scored]
+    rows = [scores_of(task, y, p, w, groups) for task, y, p, w in scored]
     return pd.DataFrame(rows, index=[task.name for task, *_ in scored])
+
+
+def scores_of(
+    task: Task, y: Any, p: Any, sample_weight: Any = None, groups: Any = None
+) -> dict[str, float]:
+    """Return every metric of one task, by its name; see `evaluate_tasks`."""
+    return _SCORES[task.type](task, y, np.asarray(p), sample_weight, groups)
 
 
 def labels_and_weights(

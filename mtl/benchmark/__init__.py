@@ -1,14 +1,15 @@
-"""Train the model zoo on one data set, score it, and print the table."""
+"""Train models on one data set, score them, and print the table: `python -m mtl.benchmark`."""
 
-from mtl.benchmark.recipes import ADULT, CENSUS_INCOME, Recipe
+from mtl.benchmark.recipes import ADULT, CENSUS_INCOME, Recipe, Training
+from mtl.benchmark.report import markdown_table, text_table
 from mtl.benchmark.runs import Result, compare, train
-from mtl.benchmark.tables import markdown_table, text_table
 
 __all__ = [
     "ADULT",
     "CENSUS_INCOME",
     "Recipe",
     "Result",
+    "Training",
     "compare",
     "markdown_table",
     "text_table",

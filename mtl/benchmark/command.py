@@ -14,8 +14,8 @@ from typing import Any
 import keras
 
 from mtl.benchmark.recipes import MODELS, Recipe
-from mtl.benchmark.runs import OPTIMIZERS, compare
-from mtl.benchmark.tables import text_table
+from mtl.benchmark.report import text_table
+from mtl.benchmark.runs import OPTIMIZERS, compare, types_of
 from mtl.data import MultiTaskData
 from mtl.data.files import atomic_path
 
@@ -63,7 +63,10 @@ def run(
     data = load()
     rows = len(data.train[1][0])
     print(f"{title}: {rows:,} training rows, {len(data.feature_columns)} features", flush=True)
-    results = compare(data, recipe, args.models, args.seed)
+    results = [
+        {"types": types_of(data), **result.to_json()}
+        for result in compare(data, recipe, args.models, args.seed)
+    ]
     print(f"\n{title}, {args.protocol} protocol, {_environment()}\n")
     print(text_table(results))
     if "ESMM" in args.models:
@@ -79,8 +82,8 @@ def check_folder(option: str, path: str | Path | None) -> None:
         raise FileNotFoundError(f"`{option}` should be in an existing folder. Received: {path}")
 
 
-def _write_json(path: str, head: dict[str, Any], results: list[Any]) -> None:
-    content = json.dumps({**head, "results": [result.to_json() for result in results]}, indent=2)
+def _write_json(path: str, head: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    content = json.dumps({**head, "results": results}, indent=2)
     with atomic_path(Path(path)) as part:
         part.write_text(content + "\n", encoding="utf-8")
 

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MODELS = ("SharedBottom", "MoE", "MMoE", "CGC", "PLE", "ESMM")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+        learning_rate: float. At the start.
+        batch_size: int. Rows per step.
+        epochs: int. Upper limit.
+        patience: int. Epochs without a better value of `monitor` before training stops. The best
+            epoch's weights are restored, if there are validation rows.
+        monitor: str. What is best on the validation rows: the least `"loss"`, or the greatest
+            `"score"`, the mean over tasks of AUC (R² for regressions).
+        optimizer: str. `"adam"` (with `weight_decay`, AdamW) or `"lazy_adam"`.
+        schedule: str. The learning rate: `"constant"`, or `"cosine"`, to 0 over all `epochs`.
+        weight_decay: float. Decoupled decay of all weights, per step and unit of learning rate.
+        ema: float in [0, 1). Momentum of the average of the weights over the steps, which takes
+            the weights' place in validation and at the end; 0 for none.
+    """
+
+    learning_rate: float = 0.001
+    batch_size: int = 1024
+    epochs: int = 20
+    patience: int = 3
+    monitor: str = "loss"
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -14,28 +44,36 @@ class Recipe:
     """Sizes and training settings for one data set.
 
     Attributes:
-        sizes: keyword arguments of each model's factory, by its name.
-        funnel: "click" and "click and conversion" task of ESMM, out of a pair of tasks that is
-            no funnel: the position of each in the data's tasks.
-        learning_rate: float.
-        batch_size: int. Rows per step.
-        epochs: int. Upper limit.
-        patience: int. Epochs without a better validation loss before training stops and the best
-            weights are restored; unused without validation data.
-        optimizer: str. `"adam"` or `"lazy_adam"`.
+        sizes: dict from model to keyword arguments of its factory.
+        training: how models are trained.
+        funnel: positions of ESMM's "click" and "click and conversion" among the data's tasks, or
+            None where ESMM can't be trained.
+        own_training: dict from model to the settings in which its training differs.
+        encoder: dict of settings of the `mtl.data.TableEncoder`, for data sets that have one.
     """
 
     sizes: Mapping[str, Mapping[str, Any]]
-    funnel: tuple[int, int]
-    learning_rate: float
-    batch_size: int
-    epochs: int
-    patience: int
-    optimizer: str = "adam"
+    training: Training
+    funnel: tuple[int, int] | None
+    own_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+
+    def training_of(self, model: str) -> Training:
+        """Return how a model is trained."""
+        return replace(self.training, **self.own_training.get(model, {}))
 
     def with_training(self, **settings: Any) -> Recipe:
-        """Return a copy with other training settings; None keeps what stands."""
-        return replace(self, **{key: value for key, value in settings.items() if value is not None})
+        """Return a copy with other settings for all models; None keeps what stands."""
+        given = {key: value for key, value in settings.items() if value is not None}
+        own = {
+            model: {key: value for key, value in training.items() if key not in given}
+            for model, training in self.own_training.items()
+        }
+        return replace(self, training=replace(self.training, **given), own_training=own)
+
+    def with_funnel(self, funnel: tuple[int, int] | None) -> Recipe:
+        """Return a copy with another funnel."""
+        return replace(self, funnel=funnel)
 
 
 _CENSUS_EXPERTS: dict[str, Any] = {"num_experts": 8, "expert_dnn_units": (16,)}
@@ -57,11 +95,8 @@ CENSUS_INCOME = Recipe(
             "ESMM": {},
         }.items()
     },
+    training=Training(learning_rate=0.01, batch_size=1024, epochs=100, patience=10),
     funnel=(1, 0),
-    learning_rate=0.01,
-    batch_size=1024,
-    epochs=100,
-    patience=10,
 )
 
 _ADULT_TOWERS = ((32, 32), (32, 32))
@@ -91,9 +126,29 @@ ADULT = Recipe(
         "PLE": {**_ADULT_LEVELS, "num_levels": 2},
         "ESMM": {"tower_dnn_units_lists": ((64, 64), (64, 64))},
     },
+    training=Training(learning_rate=0.001, batch_size=256, epochs=5, patience=5),
     funnel=(0, 1),
-    learning_rate=0.001,
-    batch_size=256,
-    epochs=5,
-    patience=5,
 )
+
+_EXPERTS: dict[str, Any] = {"num_experts": 8, "expert_dnn_units": (64, 32)}
+_LEVELS: dict[str, Any] = {
+    "num_experts_specific": 4,
+    "num_experts_shared": 4,
+    "expert_dnn_units": (64, 32),
+}
+
+# For a table that nobody has tuned on: the factories' towers, experts of one common size.
+OWN = Recipe(
+    sizes={
+        "SharedBottom": {"bottom_dnn_units": (128, 64)},
+        "MoE": _EXPERTS,
+        "MMoE": _EXPERTS,
+        "CGC": _LEVELS,
+        "PLE": {**_LEVELS, "num_levels": 2},
+        "ESMM": {},
+    },
+    training=Training(learning_rate=0.002, batch_size=512, epochs=50, patience=5),
+    funnel=None,
+)
+FUNNEL = OWN.with_funnel((0, 1))
+REGRESSIONS = OWN

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from mtl import models
-from mtl.benchmark.recipes import Recipe
+from mtl.benchmark.recipes import Recipe, Training
 from mtl.data import MultiTaskData
-from mtl.metrics import auc
+from mtl.metrics import evaluate_tasks, scores_of
 from mtl.models.base import MultiTaskModel
 from mtl.models.pace import count_parameters
 from mtl.optimizers import LazyAdam
+from mtl.tasks import resolve_tasks
 
-OPTIMIZERS = {"adam": keras.optimizers.Adam, "lazy_adam": LazyAdam}
+OPTIMIZERS = ("adam", "lazy_adam")
+# The metric that a table shows, and the one whose mean over tasks is an epoch's score.
+HEADLINES = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy", "multilabel": "auc"}
+_TO_AVERAGE = {**HEADLINES, "regression": "r2"}
 
 
 @dataclass(frozen=True)
@@ -27,18 +33,22 @@ class Result:
     Attributes:
         model: str. Name of the factory.
         seed: int. Seed of weights and shuffling.
-        auc: dict from task name to the area under the ROC curve on the test rows.
+        metrics: dict by task of dicts by metric: `mtl.metrics.evaluate_tasks` on the test rows.
+        validation: dict as `metrics` on the validation rows, or None if there are none.
         epochs: int. Epochs that were trained.
         parameters: int. Number of trainable parameters.
         seconds: float. Wall-clock time of building, training and scoring.
+        balancer: str or None. Name of the balancer.
     """
 
     model: str
     seed: int
-    auc: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+    validation: dict[str, dict[str, float]] | None
     epochs: int
     parameters: int
     seconds: float
+    balancer: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a plain dict."""
@@ -55,7 +65,7 @@ def compare(
     """Train every model with every seed, and score it on the test rows.
 
     Args:
-        data: a data set with binary tasks.
+        data: a data set.
         recipe: sizes and training settings.
         model_names: names of factories in `mtl.models`.
         seeds: seeds of weights and shuffling; one run of each model per seed.
@@ -67,67 +77,153 @@ def compare(
     results = []
     for seed in seeds:
         for name in model_names:
-            results.append(train(data, recipe, name, seed, verbose)[1])
+            results.append(train(data, recipe, name, seed, verbose=verbose)[1])
             keras.backend.clear_session()
     return results
 
 
 def train(
-    data: MultiTaskData, recipe: Recipe, model_name: str, seed: int, verbose: bool = True
+    data: MultiTaskData,
+    recipe: Recipe,
+    model_name: str,
+    seed: int,
+    balancer: str | None = None,
+    verbose: bool = True,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> tuple[MultiTaskModel, Result]:
     """Train one model and score it on the test rows.
 
     Args:
-        data: a data set with binary tasks. Validation rows, if any, stop the training early.
+        data: a data set. Validation rows, if any, stop the training early.
         recipe: sizes and training settings.
         model_name: str. Name of a factory in `mtl.models`.
         seed: int. Seed of weights and shuffling.
+        balancer: str or None. Name of a balancer in `mtl.balancing`. Defaults to None.
         verbose: bool. Whether to print a line per epoch. Defaults to True.
+        callbacks: list of Keras callbacks, which see `val_score` if the recipe monitors it.
+            Defaults to none.
 
     Returns:
         The trained model and its `Result`.
+
+    Raises:
+        ValueError: ESMM, and the recipe names no funnel.
     """
     start = time.perf_counter()
     keras.utils.set_random_seed(seed)
-    task_names = data.task_names
-    if model_name == "ESMM":
-        task_names = [data.task_names[position] for position in recipe.funnel]
-    model = getattr(models, model_name)(
-        data.feature_columns, task_names=task_names, seed=seed, **recipe.sizes[model_name]
-    )
-    model.compile(OPTIMIZERS[recipe.optimizer](recipe.learning_rate))
-    callbacks: list[keras.callbacks.Callback] = [_Progress(model_name, seed)] if verbose else []
-    if data.val is not None:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(patience=recipe.patience, restore_best_weights=True)
-        )
+    model = build(data, recipe, model_name, seed)
+    training = recipe.training_of(model_name)
+    steps = training.epochs * math.ceil(len(data.train[1][0]) / training.batch_size)
+    model.compile(_optimizer(training, steps), balancer=balancer)
     history = model.fit(
         data.train[0],
         _by_name(data, data.train[1]),
-        batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
+        batch_size=training.batch_size,
+        epochs=training.epochs,
         validation_data=data.val and (data.val[0], _by_name(data, data.val[1])),
         validation_batch_size=8192,
-        callbacks=callbacks,
+        callbacks=[
+            *_callbacks(data, training),
+            *callbacks,
+            *([_Progress(model_name, seed)] if verbose else []),
+        ],
         verbose=0,
     )
-    predictions = model.predict(data.test[0], batch_size=8192, verbose=0)
-    labels = _by_name(data, data.test[1])
-    scores = {
-        name: auc(labels[name], predictions[task_names.index(name)]) for name in data.task_names
-    }
     return model, Result(
         model=model_name,
         seed=seed,
-        auc=scores,
+        metrics=_metrics(model, data, data.test),
+        validation=data.val and _metrics(model, data, data.val),
         epochs=len(history.epoch),
         parameters=count_parameters(model.trainable_variables),
         seconds=round(time.perf_counter() - start, 2),
+        balancer=balancer,
     )
+
+
+def types_of(data: MultiTaskData) -> dict[str, str]:
+    """Return the type of each task, by its name."""
+    tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
+    return {task.name: task.type for task in tasks}
+
+
+def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> MultiTaskModel:
+    """Return an untrained model of a recipe; see `train`."""
+    tasks: dict[str, Any] = {"task_names": data.task_names, "task_types": data.task_types}
+    if model_name == "ESMM":
+        if recipe.funnel is None:
+            raise ValueError("ESMM should have a click and a conversion task. Received: no funnel")
+        tasks = {"task_names": [data.task_names[position] for position in recipe.funnel]}
+    factory = getattr(models, model_name)
+    model: MultiTaskModel = factory(
+        data.feature_columns, seed=seed, **tasks, **recipe.sizes.get(model_name, {})
+    )
+    return model
+
+
+def _optimizer(training: Training, steps: int) -> keras.optimizers.Optimizer:
+    rate: Any = training.learning_rate
+    if training.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    options: dict[str, Any] = {"weight_decay": training.weight_decay or None}
+    if training.optimizer == "lazy_adam":
+        return LazyAdam(rate, **options)
+    if training.ema:
+        options |= {"use_ema": True, "ema_momentum": training.ema}
+    return keras.optimizers.Adam(rate, **options)
+
+
+def _callbacks(data: MultiTaskData, training: Training) -> list[keras.callbacks.Callback]:
+    callbacks: list[keras.callbacks.Callback] = []
+    if training.ema:  # first, so that the others see the averages
+        callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    if data.val is not None:
+        score = training.monitor == "score"
+        if score:
+            callbacks.append(ValidationScore(data.val[0], _by_name(data, data.val[1])))
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                monitor=f"val_{training.monitor}",
+                mode="max" if score else "min",
+                patience=training.patience,
+                restore_best_weights=True,
+            )
+        )
+    return callbacks
+
+
+def _metrics(model: MultiTaskModel, data: MultiTaskData, rows: Any) -> dict[str, dict[str, float]]:
+    table = evaluate_tasks(model, rows[0], _by_name(data, rows[1]))
+    return {task: scores.dropna().to_dict() for task, scores in table.iterrows()}  # type: ignore[misc]
 
 
 def _by_name(data: MultiTaskData, labels: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(data.task_names, labels, strict=True))
+
+
+class ValidationScore(keras.callbacks.Callback):
+    """Logs `val_score`: the mean over tasks of the AUC (R² for regressions) on validation rows.
+
+    Args:
+        x: dict of features.
+        y: dict of labels by task name.
+    """
+
+    def __init__(self, x: Any, y: dict[str, Any]) -> None:
+        super().__init__()
+        self._x, self._y = x, y
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Predict the validation rows and score them."""
+        model = self.model
+        outputs = model.predict(self._x, batch_size=8192, verbose=0)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        scores = [
+            scores_of(task, self._y[task.name], output)[_TO_AVERAGE[task.type]]
+            for task, output in zip(model.tasks, outputs, strict=True)
+        ]
+        if logs is not None:
+            logs["val_score"] = float(np.mean(scores))
 
 
 class _Progress(keras.callbacks.Callback):
@@ -143,7 +239,8 @@ class _Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        validation = f"  validation loss {logs['val_loss']:.4f}" if "val_loss" in logs else ""
+        names = {"val_loss": "validation loss", "val_score": "validation score"}
+        validation = "".join(f"  {t} {logs[n]:.4f}" for n, t in names.items() if n in logs)
         seconds = time.perf_counter() - self._start
         print(
             f"{self._label}  epoch {epoch + 1:>3}  loss {logs['loss']:.4f}{validation}"

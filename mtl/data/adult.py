@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +39,9 @@ _NUMERIC = ("fnlwgt", "education_num", "capital_gain", "capital_loss", "hours_pe
 _LABELS = ("income_bracket", "marital_status")
 
 
-def load_adult(protocol: str = "default") -> MultiTaskData:
+def load_adult(
+    protocol: str = "default", encoder: Mapping[str, Any] | None = None
+) -> MultiTaskData:
     """Load Adult, UCI data set 2, with the tasks "income" (over 50K) and "marital".
 
     "marital" is whether a person never married. The two tasks are no funnel (neither is a part
@@ -51,6 +55,8 @@ def load_adult(protocol: str = "default") -> MultiTaskData:
             and 16,281 rows. "reference": as published tables were made, the whole training
             file for training, no validation rows, fitted on all rows, test rows included, with
             `fnlwgt` as a feature. Defaults to "default".
+        encoder: dict or None. Settings of the `TableEncoder` for all columns that replace the
+            protocol's, such as `{"encoding": "piecewise_linear"}`. Defaults to None.
 
     Returns:
         A MultiTaskData with 8 categorical features (age among them) of embedding size 16 and 4
@@ -67,7 +73,7 @@ def load_adult(protocol: str = "default") -> MultiTaskData:
     """
     check_choice("protocol", protocol, PROTOCOLS)
     train, test = load_files(_FILES, parse)
-    return build(train, test, protocol)
+    return build(train, test, protocol, encoder)
 
 
 def parse(content: bytes) -> pd.DataFrame:
@@ -97,8 +103,13 @@ def parse(content: bytes) -> pd.DataFrame:
     return frame
 
 
-def build(train: pd.DataFrame, test: pd.DataFrame, protocol: str) -> MultiTaskData:
-    """Make the data set out of two parsed files; see `load_adult` for the argument."""
+def build(
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    protocol: str,
+    encoder: Mapping[str, Any] | None = None,
+) -> MultiTaskData:
+    """Make the data set out of two parsed files; see `load_adult` for the arguments."""
     frame = stack([train, test])
     splits = {"train": slice(0, len(train)), "test": slice(len(train), len(frame))}
     if protocol == "default":
@@ -114,6 +125,6 @@ def build(train: pd.DataFrame, test: pd.DataFrame, protocol: str) -> MultiTaskDa
         categorical=[name for name in _COLUMNS if name not in (*_NUMERIC, *_LABELS)],
         numeric=_NUMERIC,
         weight="fnlwgt",
-        embedding_dim=16,
+        encoder={"embedding_dim": 16, **(encoder or {})},
         protocol=protocol,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -56,7 +58,9 @@ _GROUPS = {
 }
 
 
-def load_census_income(group: int = 1, protocol: str = "default") -> MultiTaskData:
+def load_census_income(
+    group: int = 1, protocol: str = "default", encoder: Mapping[str, Any] | None = None
+) -> MultiTaskData:
     """Load Census-income (KDD), UCI data set 117, with two binary tasks.
 
     The training file is the training set; the test file is halved in file order into validation
@@ -72,6 +76,8 @@ def load_census_income(group: int = 1, protocol: str = "default") -> MultiTaskDa
             for) as `sample_weight`, divided by its training mean, instead of a feature.
             "reference": as published tables were made, fitted on all rows, test rows included,
             with `instance_weight` as a feature. Defaults to "default".
+        encoder: dict or None. Settings of the `TableEncoder` for all columns that replace the
+            protocol's, such as `{"encoding": "piecewise_linear"}`. Defaults to None.
 
     Returns:
         A MultiTaskData with 29 categorical features of embedding size 4 and 10 numeric ones (11
@@ -90,7 +96,7 @@ def load_census_income(group: int = 1, protocol: str = "default") -> MultiTaskDa
     check_choice("group", group, tuple(_GROUPS))
     check_choice("protocol", protocol, PROTOCOLS)
     train, test = load_files(_FILES, parse)
-    return build(train, test, group, protocol)
+    return build(train, test, group, protocol, encoder)
 
 
 def parse(content: bytes) -> pd.DataFrame:
@@ -116,7 +122,13 @@ def parse(content: bytes) -> pd.DataFrame:
     )
 
 
-def build(train: pd.DataFrame, test: pd.DataFrame, group: int, protocol: str) -> MultiTaskData:
+def build(
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    group: int,
+    protocol: str,
+    encoder: Mapping[str, Any] | None = None,
+) -> MultiTaskData:
     """Make the data set out of two parsed files; see `load_census_income` for the arguments."""
     frame = stack([train, test])
     name, column, positive = _GROUPS[group]
@@ -135,6 +147,6 @@ def build(train: pd.DataFrame, test: pd.DataFrame, group: int, protocol: str) ->
         categorical=[c for c in _COLUMNS if c not in (*_NUMERIC, column, "marital_stat")],
         numeric=_NUMERIC,
         weight="instance_weight",
-        embedding_dim=4,
+        encoder={"embedding_dim": 4, **(encoder or {})},
         protocol=protocol,
     )

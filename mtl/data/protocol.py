@@ -31,7 +31,7 @@ def assemble(
     categorical: Sequence[str],
     numeric: Sequence[str],
     weight: str,
-    embedding_dim: int,
+    encoder: Mapping[str, Any],
     protocol: str,
 ) -> MultiTaskData:
     """Encode a table by one of the two protocols.
@@ -47,7 +47,7 @@ def assemble(
         categorical: list of str. Categorical features.
         numeric: list of str. Numeric features, `weight` among them.
         weight: str. The column of sampling weights (persons that a row stands for).
-        embedding_dim: int. Embedding size of the categorical features.
+        encoder: dict. Settings of the `TableEncoder`.
         protocol: str. "default" or "reference".
 
     Returns:
@@ -57,11 +57,11 @@ def assemble(
     reference = protocol == "reference"
     if not reference:
         numeric = [name for name in numeric if name != weight]
-    encoder = TableEncoder(categorical, numeric, embedding_dim)
+    fitted = TableEncoder(categorical, numeric, **encoder)
     if reference:
-        x = encoder.fit_transform(frame)
+        x = fitted.fit_transform(frame)
     else:
-        x = encoder.fit(frame.iloc[splits["train"]]).transform(frame)
+        x = fitted.fit(frame.iloc[splits["train"]]).transform(frame)
     y = [values.astype(np.float32) for values in labels.values()]
 
     def split(rows: slice) -> tuple[dict[str, npt.NDArray[Any]], list[npt.NDArray[Any]]]:
@@ -70,7 +70,7 @@ def assemble(
     weights = frame[weight].to_numpy(np.float64)
     weights = (weights / weights[splits["train"]].mean()).astype(np.float32)
     return MultiTaskData(
-        feature_columns=encoder.feature_columns,
+        feature_columns=fitted.feature_columns,
         task_names=list(labels),
         task_types=["binary"] * len(labels),
         train=split(splits["train"]),

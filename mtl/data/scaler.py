@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-SCALINGS = ("minmax", "standard", "none")
+SCALINGS = ("minmax", "standard", "robust", "log", "none")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -22,15 +22,20 @@ class Scaler:
 
     Attributes:
         mean: float. Mean of the training column's present values, in the column's unit.
-        shift: float. Its minimum ("minmax"), its mean ("standard") or 0 ("none").
-        scale: float. Its range ("minmax"), its population standard deviation ("standard") or
-            1 ("none"). 0 marks a column that was constant in training: it tells nothing, so
+        shift: float. Its minimum ("minmax"), its mean ("standard", "log"), its median ("robust")
+            or 0 ("none").
+        scale: float. Its range ("minmax"), its population standard deviation ("standard", "log"),
+            its interquartile range ("robust"; the deviation where half of the values are equal)
+            or 1 ("none"). 0 marks a column that was constant in training: it tells nothing, so
             every value of it becomes 0, in other frames too.
+        log: bool. Whether sign(value) · log(1 + |value|) takes the value's place, in shift and
+            scale as well ("log").
     """
 
     mean: float
     shift: float
     scale: float
+    log: bool = False
 
     @classmethod
     def fit(
@@ -41,7 +46,7 @@ class Scaler:
         Args:
             name: str. The column's name, for error messages.
             column: pd.Series of N numbers, booleans or missing values.
-            scaling: str. "minmax", "standard" or "none".
+            scaling: str. One of `SCALINGS`.
 
         Returns:
             The scaler, and the (N,) float32 scaled values of the column itself.
@@ -57,23 +62,29 @@ class Scaler:
                 f"Numeric column {name!r} should hold at least one value in the training frame. "
                 "Received: missing values only."
             )
-        low, high, mean = float(present.min()), float(present.max()), float(present.mean())
+        mean, log = float(present.mean()), scaling == "log"
+        if log:
+            present = _signed_log(present)
+        low, high = float(present.min()), float(present.max())
         if scaling == "none":
             scaler = cls(mean, 0.0, 1.0)
         elif low == high:
             # Not std == 0: rounding can leave a constant column a tiny deviation.
-            scaler = cls(low, low, 0.0)
+            scaler = cls(mean, low, 0.0, log)
         elif scaling == "minmax":
             scaler = cls(mean, low, high - low)
+        elif scaling == "robust":
+            first, median, third = (float(q) for q in np.quantile(present, (0.25, 0.5, 0.75)))
+            scaler = cls(mean, median, third - first or float(present.std()))
         else:
-            scaler = cls(mean, mean, float(present.std()))
+            scaler = cls(mean, float(present.mean()), float(present.std()), log)
         return scaler, scaler._scale(name, values)
 
     def transform(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.float32]:
         """Return the (N,) float32 scaled values of a column of N values."""
         return self._scale(name, _to_float64(name, column))
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, Any]:
         """Return the scaler as a JSON-compatible dict."""
         return asdict(self)
 
@@ -81,25 +92,36 @@ class Scaler:
     def from_json(cls, config: dict[str, Any]) -> Scaler:
         """Return the scaler that `to_json` described; ValueError if it is damaged."""
         values = [config[field] for field in ("mean", "shift", "scale")]
+        log = config.get("log", False)
         if not all(
             isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
             for v in values
         ):
             raise ValueError(f"`mean`, `shift` and `scale` should be numbers. Received: {values}")
-        return cls(*map(float, values))
+        if not isinstance(log, bool):
+            raise ValueError(f"`log` should be a bool. Received: {log!r}")
+        mean, shift, scale = map(float, values)
+        return cls(mean, shift, scale, log)
 
     def _scale(self, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         if self.scale == 0:
             return np.zeros(len(values), dtype=np.float32)
         values = np.where(np.isnan(values), self.mean, values)
+        received = values
+        if self.log:
+            values = _signed_log(values)
         with np.errstate(over="ignore"):
             scaled = ((values - self.shift) / self.scale).astype(np.float32)
         if not np.isfinite(scaled).all():
             raise ValueError(
                 f"Numeric column {name!r} should fit float32 after scaling. "
-                f"Received: {values[~np.isfinite(scaled)][0]}"
+                f"Received: {received[~np.isfinite(scaled)][0]}"
             )
         return scaled
+
+
+def _signed_log(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.sign(values) * np.log1p(np.abs(values))
 
 
 def _to_float64(name: str, column: pd.Series[Any]) -> npt.NDArray[np.float64]:

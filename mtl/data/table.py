@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from mtl.data.files import atomic_path
 from mtl.data.frames import check_frame, column_names
 from mtl.data.scaler import SCALINGS, Scaler
 from mtl.data.vocabulary import Vocabulary
+from mtl.encodings import BY_NAME
 from mtl.features import DenseFeat, SparseFeat
 
 _FORMAT = "mtl.TableEncoder"
-_VERSION = 1
+_VERSION = 2
+_READABLE = (1, 2)  # 1 had one choice for all columns
 
 
 class TableEncoder:
@@ -28,41 +30,59 @@ class TableEncoder:
     Fit it on training rows only: what is fitted on validation or test rows leaks into them.
 
     ```python
-    encoder = TableEncoder(categorical=["city"], numeric=["age"])
+    encoder = TableEncoder(
+        categorical=["city", "device"],
+        numeric={"age": {}, "spent": {"scaling": "log"}},  # all else as for the other columns
+        encoding="piecewise_linear",
+        min_count=10,
+    )
     x_train = encoder.fit_transform(train_frame)
     x_test = encoder.transform(test_frame)
-    model = MMoE(encoder.feature_columns, task_names=["click", "buy"])
+    model = MMoE(encoder.feature_columns, task_names=["click", "buy"], dense_embedding_dim=8)
     ```
 
     A categorical value becomes an id: 0 for what was not seen in fit, 1 to V for the values seen
     in fit in sorted order (a missing value among them counts as a value, the last one). A numeric
     value is scaled; a missing one becomes the training mean before scaling.
 
+    Every setting after `numeric` is that of all columns which don't say otherwise: a dict from
+    column to dict of settings, in place of a list of columns, says it for one.
+
     Args:
-        categorical: list of str. Categorical columns: strings, integers, floats or booleans.
-        numeric: list of str. Numeric columns. Defaults to none.
-        embedding_dim: int. Embedding size of every categorical column. Defaults to 4.
+        categorical: list of str, or dict from str to dict. Categorical columns: strings, integers,
+            floats or booleans. Their settings are `embedding_dim` and `min_count`.
+        numeric: list of str, or dict from str to dict. Numeric columns. Their settings are
+            `scaling`, `encoding` and `bins`. Defaults to none.
+        embedding_dim: int. Embedding size. Defaults to 4.
         scaling: str. "minmax" to [0, 1] over the training rows (a constant column becomes 0),
-            "standard" to mean 0 and standard deviation 1, or "none". Defaults to "minmax".
+            "standard" to mean 0 and standard deviation 1, and for heavy tails "robust" to median
+            0 and interquartile range 1 or "log", the standard scaling of sign(v) · log(1 + |v|);
+            or "none". Defaults to "minmax".
+        encoding: str or None. What the model makes of the scaled number: "bins" or
+            "piecewise_linear", with bins equally full on the training rows. It is the
+            `transform_fn` of the feature column (see `mtl.encodings`) and thus saved and exported
+            with the model. Defaults to None: the number as it is.
+        bins: int. The most bins of an encoding. Defaults to 32.
+        min_count: int. Training rows that a category needs to have an id of its own. The rows of
+            rarer ones train the unknown id. Defaults to 1.
 
     Raises:
         TypeError: an argument of a wrong type.
-        ValueError: no column, a column given twice, or an unknown scaling.
+        ValueError: no column, a column given twice, or an unknown setting, scaling or encoding.
     """
 
     def __init__(
         self,
-        categorical: Iterable[str],
-        numeric: Iterable[str] = (),
+        categorical: Iterable[str] | Mapping[str, Mapping[str, Any]],
+        numeric: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
         embedding_dim: int = 4,
         scaling: str = "minmax",
+        encoding: str | None = None,
+        bins: int = 32,
+        min_count: int = 1,
     ) -> None:
         self.categorical = column_names("categorical", categorical)
         self.numeric = column_names("numeric", numeric)
-        self.embedding_dim = checks.positive_int("embedding_dim", embedding_dim)
-        self.scaling = scaling
-        if scaling not in SCALINGS:
-            raise ValueError(f"`scaling` should be one of {SCALINGS}. Received: {scaling!r}")
         columns = self.categorical + self.numeric
         if not columns:
             raise ValueError("`categorical` and `numeric` should name a column. Received: none.")
@@ -72,8 +92,16 @@ class TableEncoder:
                     "`categorical` and `numeric` should name each column once. "
                     f"Received: {column!r} twice"
                 )
+        ids = {"embedding_dim": embedding_dim, "min_count": min_count}
+        numbers = {"scaling": scaling, "encoding": encoding, "bins": bins}
+        self._defaults = _check_settings("", {**ids, **numbers})
+        self.settings = {
+            **_settings_by_column("categorical", categorical, self.categorical, ids),
+            **_settings_by_column("numeric", numeric, self.numeric, numbers),
+        }
         self._vocabularies: dict[str, Vocabulary] = {}
         self._scalers: dict[str, Scaler] = {}
+        self._encodings: dict[str, Any] = {}
 
     def fit(self, frame: pd.DataFrame) -> TableEncoder:
         """Learn the vocabularies and scalings of a training frame; see `fit_transform`."""
@@ -96,11 +124,23 @@ class TableEncoder:
         check_frame(frame, self.categorical + self.numeric)
         if not len(frame):
             raise ValueError("`frame` should have at least one row to fit. Received: 0 rows.")
-        vocabularies = {name: Vocabulary.fit(name, frame[name]) for name in self.categorical}
-        scalers = {name: Scaler.fit(name, frame[name], self.scaling) for name in self.numeric}
+        vocabularies = {
+            name: Vocabulary.fit(name, frame[name], self.settings[name]["min_count"])
+            for name in self.categorical
+        }
+        scalers = {
+            name: Scaler.fit(name, frame[name], self.settings[name]["scaling"])
+            for name in self.numeric
+        }
+        encodings = {
+            name: BY_NAME[self.settings[name]["encoding"]].fit(values, self.settings[name]["bins"])
+            for name, (_, values) in scalers.items()
+            if self.settings[name]["encoding"]
+        }
         # Only now, so that a failed fit leaves the encoder as it was.
         self._vocabularies = {name: vocabulary for name, (vocabulary, _) in vocabularies.items()}
         self._scalers = {name: scaler for name, (scaler, _) in scalers.items()}
+        self._encodings = encodings
         return {name: values for name, (_, values) in (vocabularies | scalers).items()}
 
     def transform(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
@@ -129,21 +169,29 @@ class TableEncoder:
         """The list of `SparseFeat` (id 0 included in the vocabulary) and `DenseFeat`."""
         self._check_fitted("feature_columns")
         sparse = [
-            SparseFeat(name, vocabulary.size, self.embedding_dim, dtype="int32")
+            SparseFeat(name, vocabulary.size, self.settings[name]["embedding_dim"], dtype="int32")
             for name, vocabulary in self._vocabularies.items()
         ]
-        return sparse + [DenseFeat(name, 1) for name in self._scalers]
+        return sparse + [
+            DenseFeat(name, 1, transform_fn=self._encodings.get(name)) for name in self._scalers
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fitted encoder as a JSON-compatible dict (see `from_json`)."""
         self._check_fitted("to_json")
+        edges = {name: {"edges": encoding.edges} for name, encoding in self._encodings.items()}
         return {
             "format": _FORMAT,
             "version": _VERSION,
-            "embedding_dim": self.embedding_dim,
-            "scaling": self.scaling,
-            "categorical": [[name, v.to_json()] for name, v in self._vocabularies.items()],
-            "numeric": [[name, scaler.to_json()] for name, scaler in self._scalers.items()],
+            **self._defaults,
+            "categorical": [
+                [name, {**self.settings[name], **v.to_json()}]
+                for name, v in self._vocabularies.items()
+            ],
+            "numeric": [
+                [name, {**self.settings[name], **scaler.to_json(), **edges.get(name, {})}]
+                for name, scaler in self._scalers.items()
+            ],
         }
 
     @classmethod
@@ -154,21 +202,31 @@ class TableEncoder:
                 f'`config` should be a TableEncoder\'s JSON form, with "format": {_FORMAT!r}. '
                 f"Received: {str(config)[:80]}"
             )
-        if config.get("version") != _VERSION:
+        if config.get("version") not in _READABLE:
             raise ValueError(
-                f"`config` should be of version {_VERSION}, which this release of mtl reads. "
+                f"`config` should be of a version that this release of mtl reads: {_READABLE}. "
                 f"Received: version {config.get('version')!r}"
             )
         try:
             vocabularies = {name: Vocabulary.from_json(v) for name, v in config["categorical"]}
             scalers = {name: Scaler.from_json(s) for name, s in config["numeric"]}
-            encoder = cls(vocabularies, scalers, config["embedding_dim"], config["scaling"])
+            encoder = cls(
+                {name: _among(v, _OF_CATEGORICAL) for name, v in config["categorical"]},
+                {name: _among(s, _OF_NUMERIC) for name, s in config["numeric"]},
+                **_among(config, SETTINGS),
+            )
+            encodings = {
+                name: BY_NAME[encoder.settings[name]["encoding"]](s["edges"])
+                for name, s in config["numeric"]
+                if encoder.settings[name]["encoding"]
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`config` should be a whole TableEncoder's JSON form. "
                 f"Received: one with {type(error).__name__}: {error}"
             ) from error
         encoder._vocabularies, encoder._scalers = vocabularies, scalers
+        encoder._encodings = encodings
         return encoder
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -193,3 +251,57 @@ class TableEncoder:
             raise RuntimeError(
                 f"`TableEncoder` should be fitted before `{use}`: call `fit` on the training frame."
             )
+
+
+def _scaling(name: str, value: Any) -> str:
+    if value not in SCALINGS:
+        raise ValueError(f"`{name}` should be one of {SCALINGS}. Received: {value!r}")
+    return str(value)
+
+
+def _encoding(name: str, value: Any) -> str | None:
+    if value is not None and value not in tuple(BY_NAME):
+        raise ValueError(f"`{name}` should be None or one of {tuple(BY_NAME)}. Received: {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+_OF_CATEGORICAL: dict[str, Callable[[str, Any], Any]] = {
+    "embedding_dim": checks.positive_int,
+    "min_count": checks.positive_int,
+}
+_OF_NUMERIC: dict[str, Callable[[str, Any], Any]] = {
+    "scaling": _scaling,
+    "encoding": _encoding,
+    "bins": checks.positive_int,
+}
+SETTINGS = {**_OF_CATEGORICAL, **_OF_NUMERIC}  # and their checks
+
+
+def _check_settings(where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: SETTINGS[key](f"{key}{where}", value) for key, value in settings.items()}
+
+
+def _settings_by_column(
+    argument: str, columns: Any, names: list[str], defaults: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the settings of each column: its own ones before the defaults."""
+    own = columns if isinstance(columns, Mapping) else {}
+    settings = {}
+    for name in names:
+        chosen = own.get(name, {})
+        if not isinstance(chosen, Mapping):
+            raise TypeError(
+                f"`{argument}[{name!r}]` should be a dict of settings. Received: {chosen!r}"
+            )
+        for key in chosen:
+            if key not in defaults:
+                raise ValueError(
+                    f"`{argument}[{name!r}]` should have settings out of {list(defaults)}. "
+                    f"Received: {key!r}"
+                )
+        settings[name] = _check_settings(f" of {name}", {**defaults, **chosen})
+    return settings
+
+
+def _among(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: config[key] for key in keys if key in config}

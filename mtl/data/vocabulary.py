@@ -16,15 +16,15 @@ Category = bool | int | float | str
 class Vocabulary:
     """The known values of a categorical column, in id order.
 
-    Id 0 is the unknown row: any value that was not seen in fit, and a missing value (NaN, None,
-    pd.NA) if none was seen. Ids 1 to V are `categories` in sorted order; a missing value that
-    was seen in fit is one more category, the last one. Values that are equal in Python (1, 1.0
+    Id 0 is the unknown row: any value that was not seen in fit, or too seldom, and a missing value
+    (NaN, None, pd.NA) if that was so. Ids 1 to V are `categories` in sorted order; a missing value
+    that was seen in fit is one more category, the last one. Values that are equal in Python (1, 1.0
     and True) are one category, so an integer column that became float because of a missing value
     still finds its ids; "1" and 1 are two.
 
     Attributes:
         categories: tuple of bool, int, float and str. Sorted: numbers first, then strings.
-        missing: bool. Whether a missing value was seen in fit.
+        missing: bool. Whether a missing value was seen in fit (often enough).
     """
 
     categories: tuple[Category, ...]
@@ -36,12 +36,15 @@ class Vocabulary:
         return 1 + len(self.categories) + self.missing
 
     @classmethod
-    def fit(cls, name: str, column: pd.Series[Any]) -> tuple[Vocabulary, npt.NDArray[np.int32]]:
+    def fit(
+        cls, name: str, column: pd.Series[Any], min_count: int = 1
+    ) -> tuple[Vocabulary, npt.NDArray[np.int32]]:
         """Collect the values of a column.
 
         Args:
             name: str. The column's name, for error messages.
             column: pd.Series of N strings, integers, floats, booleans or missing values.
+            min_count: int. Rows that a value needs to be known. Defaults to 1.
 
         Returns:
             The vocabulary, and the (N,) int32 ids of the column itself.
@@ -50,16 +53,20 @@ class Vocabulary:
             TypeError: the column holds something else.
         """
         codes, values = _factorize(name, column)
-        seen = np.zeros(len(values) + 1, dtype=bool)
-        seen[codes] = True  # a missing value has code -1: the last entry
-        known = {value for value, used in zip(values, seen[:-1], strict=True) if used}
-        for value in known:
+        # A missing value has code -1: the last entry.
+        seen = np.bincount(codes % (len(values) + 1), minlength=len(values) + 1)
+        counts: dict[Any, int] = {}
+        for value, count in zip(values, seen[:-1].tolist(), strict=True):
+            if count:
+                counts[value] = counts.get(value, 0) + count
+        for value in counts:
             if not isinstance(value, Category):
                 raise TypeError(
                     f"Categorical column {name!r} should hold strings, integers, floats or "
                     f"booleans. Received: {value!r} of type {type(value).__name__}"
                 )
-        vocabulary = cls(tuple(sorted(known, key=_order)), bool(seen[-1]))
+        known = (value for value, count in counts.items() if count >= min_count)
+        vocabulary = cls(tuple(sorted(known, key=_order)), bool(seen[-1] >= min_count))
         return vocabulary, vocabulary._take(codes, values)
 
     def ids(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.int32]:

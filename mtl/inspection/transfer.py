@@ -14,13 +14,14 @@ import pandas as pd
 from scipy import stats
 
 from mtl import checks
-from mtl.metrics import auc
+from mtl.metrics import scores_of
 from mtl.models import arrays, spread
 from mtl.models.pace import count_parameters
 from mtl.tasks import Task
 
 # What makes a model larger or smaller, whatever its number of tasks.
 _WIDTHS = ("expert_dnn_units", "bottom_dnn_units")
+_KEYS = {"binary": "auc", "multiclass": "accuracy", "multilabel": "auc"}
 _METRICS = {
     "binary": "AUC",
     "regression": "-RMSE",
@@ -105,13 +106,7 @@ def negative_transfer(
     tasks, size = model.tasks, _size(model)
     if len(tasks) < 2:
         raise ValueError(f"`options` should make several tasks. Received: {model.task_names} alone")
-    alone, widths = [], {}
-    for k in range(len(tasks)):
-        own = _options_of(options, tasks, k)
-        form = repr((own["task_types"], own.get("tower_dnn_units_lists")))
-        if form not in widths:
-            widths[form] = _same_size(factory, feature_columns, own, size)
-        alone.append({**own, **widths[form]})
+    single_options = alone(factory, feature_columns, options, tasks, size)
     setting = _Setting(factory, feature_columns, tasks, train, compile or {}, fit or {})
     x_test, labels = test[0], arrays.check_labels(tasks, test[1])
     single, multi = np.zeros((2, len(tasks), len(seeds)))
@@ -121,7 +116,7 @@ def negative_transfer(
         for k, predictions in enumerate(model.predict(x_test, verbose=0)):
             multi[k, column] = _score(tasks[k], labels[k], predictions, metric)
         for k, task in enumerate(tasks):
-            model = setting.run(alone[k], seed, k)
+            model = setting.run(single_options[k], seed, k)
             predictions = model.predict(x_test, verbose=0)
             single[k, column] = _score(task, labels[k], predictions, metric)
             sizes[k] = _size(model)
@@ -144,6 +139,24 @@ def negative_transfer(
         },
         index=pd.Index([task.name for task in tasks], name="task"),
     )
+
+
+def alone(
+    factory: Callable[..., Any],
+    columns: Sequence[Any],
+    options: Mapping[str, Any],
+    tasks: Sequence[Task],
+    size: int,
+) -> list[dict[str, Any]]:
+    """Return the factory's arguments for a model of each task alone, of a number of parameters."""
+    every, widths = [], {}
+    for k in range(len(tasks)):
+        own = _options_of(options, tasks, k)
+        form = repr((own["task_types"], own.get("tower_dnn_units_lists")))
+        if form not in widths:
+            widths[form] = _same_size(factory, columns, own, size)
+        every.append({**own, **widths[form]})
+    return every
 
 
 def _options_of(options: Mapping[str, Any], tasks: Sequence[Task], k: int) -> dict[str, Any]:
@@ -252,18 +265,12 @@ def _fresh(value: Any) -> Any:
 
 def _score(task: Task, labels: Any, predictions: Any, metric: Any) -> float:
     """Return a score, the greater the better, on the rows whose label is known."""
+    if metric is None:
+        scores = scores_of(task, labels, predictions)
+        return -scores["rmse"] if task.type == "regression" else scores[_KEYS[task.type]]
     labels = np.asarray(labels).reshape(len(predictions), -1)
-    if metric is None and task.type in ("binary", "multilabel"):
-        pairs = zip(labels.T, np.asarray(predictions).T, strict=True)
-        return float(np.mean([auc(y, p) for y, p in pairs]))
     rows = ~np.isnan(labels).any(axis=1)
-    labels, predictions = labels[rows], np.asarray(predictions)[rows]
-    if metric is not None:
-        return float(metric(labels, predictions))
-    if task.type == "regression":
-        return -float(np.sqrt(np.mean((predictions - labels) ** 2)))
-    classes = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
-    return float(np.mean(predictions.argmax(axis=1) == classes))
+    return float(metric(labels[rows], np.asarray(predictions)[rows]))
 
 
 def _size(model: Any) -> int:

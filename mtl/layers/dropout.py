@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 
+@keras.saving.register_keras_serializable(package="mtl")
 class Dropout(keras.layers.Dropout):
     """Keras' Dropout, which goes on after loading where it was: Keras starts its seed anew."""
 

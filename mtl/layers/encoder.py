@@ -17,6 +17,7 @@ from mtl.features import (
     check_columns,
     columns_from_json,
     columns_to_json,
+    dense_width,
     sparse_part,
 )
 from mtl.layers.hashing import hash_ids
@@ -39,7 +40,7 @@ def layout(columns: list[Any], dense_embedding_dim: int | None = None) -> dict[s
     for kind in (SparseFeat, VarLenSparseFeat, DenseFeat):
         for column in (c for c in columns if isinstance(c, kind)):
             if kind is DenseFeat:
-                width = dense_embedding_dim or column.dimension
+                width = dense_embedding_dim or dense_width(column)
             else:
                 width = sparse_part(column).embedding_dim
             ranges[column.name] = range(start, start + width)
@@ -56,7 +57,9 @@ class FeatureEncoder(keras.layers.Layer):
 
     With `dense_embedding_dim`, each `DenseFeat` gives W v instead of its values v, with a learned
     W of its own: a number times a vector, as a category is a one-hot times a table. There is no
-    bias: it would be the same for every row, as is the bias of the layer that reads x.
+    bias: it would be the same for every row, as is the bias of the layer that reads x. With an
+    encoding of `mtl.encodings` as `transform_fn`, v is the code of the number: with `Bins`, W v
+    is the bin's embedding (and the number times a vector).
 
     Embeddings of one size live in one table and are read by one gather; vocabularies above a
     million rows have a table of their own. An id outside `[0, vocabulary_size)` reads the
@@ -131,7 +134,7 @@ class FeatureEncoder(keras.layers.Layer):
         if self._dense and self.dense_embedding_dim:
             self._dense_kernel = self.add_weight(
                 name="dense_kernel",
-                shape=(sum(c.dimension for c in self._dense), self.dense_embedding_dim),
+                shape=(sum(map(dense_width, self._dense)), self.dense_embedding_dim),
                 initializer=self._initial_dense_kernel,
                 autocast=False,
             )
@@ -139,7 +142,7 @@ class FeatureEncoder(keras.layers.Layer):
 
     def _initial_dense_kernel(self, shape: tuple[int, int], dtype: Any = None) -> Any:
         maps = [
-            glorot(derive_seed(self.seed, "dense", c.name)).draw((c.dimension, shape[1]))
+            glorot(derive_seed(self.seed, "dense", c.name)).draw((dense_width(c), shape[1]))
             for c in self._dense
         ]
         return ops.convert_to_tensor(np.concatenate(maps), dtype)
@@ -190,7 +193,7 @@ class FeatureEncoder(keras.layers.Layer):
         """Return every feature times its own rows of the kernel, `(B, n * dim)`, in one product."""
         v = ops.concatenate(values, axis=-1) if len(values) > 1 else values[0]
         kernel = ops.convert_to_tensor(self._dense_kernel)
-        sizes, dim = [c.dimension for c in self._dense], kernel.shape[1]
+        sizes, dim = [dense_width(c) for c in self._dense], kernel.shape[1]
         if max(sizes) == 1:
             return ops.reshape(ops.expand_dims(v, -1) * kernel, (-1, len(sizes) * dim))
         own = np.repeat(np.eye(len(sizes)), sizes, axis=0)[..., None]

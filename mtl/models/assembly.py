@@ -10,6 +10,7 @@ import keras
 from mtl import checks
 from mtl.features import check_columns, model_inputs
 from mtl.layers import FeatureEncoder, Tower
+from mtl.layers.dropout import Dropout
 from mtl.models.base import MultiTaskModel
 from mtl.seeds import derive_seed
 from mtl.tasks import resolve_tasks, tower_units
@@ -30,6 +31,7 @@ class Plan:
         l2_reg_dnn: float.
         seed: int or None.
         dnn_dropout: float in [0, 1).
+        embedding_dropout: float in [0, 1).
         dnn_activation: str or function.
         dnn_use_bn: bool.
         name: str or None. The model's name.
@@ -52,6 +54,7 @@ class Plan:
         l2_reg_dnn: float,
         seed: int | None,
         dnn_dropout: float,
+        embedding_dropout: float,
         dnn_activation: Any,
         dnn_use_bn: bool,
         name: str | None,
@@ -64,6 +67,7 @@ class Plan:
             "dense_embedding_dim", dense_embedding_dim
         )
         self.l2_reg_embedding = checks.non_negative_float("l2_reg_embedding", l2_reg_embedding)
+        self.embedding_dropout = checks.rate("embedding_dropout", embedding_dropout)
         self.seed = checks.seed("seed", seed)
         self.name = name
         self._dnn = {
@@ -120,7 +124,14 @@ def encode(plan: Plan) -> tuple[dict[str, Any], Any]:
         dense_embedding_dim=plan.dense_embedding_dim,
         name=plan.layer_name("encoder"),
     )
-    return inputs, encoder(inputs)
+    x = encoder(inputs)
+    if plan.embedding_dropout:
+        x = Dropout(
+            plan.embedding_dropout,
+            seed=derive_seed(plan.seed, "embedding_dropout"),
+            name=plan.layer_name("embedding_dropout"),
+        )(x)
+    return inputs, x
 
 
 def assemble(plan: Plan, body: Callable[[Any], list[Any]]) -> MultiTaskModel:

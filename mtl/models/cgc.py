@@ -32,6 +32,7 @@ def CGC(
     l2_reg_dnn: float = 0,
     seed: int | None = 1024,
     dnn_dropout: float = 0,
+    embedding_dropout: float = 0,
     dnn_activation: Any = "relu",
     dnn_use_bn: bool = False,
     name: str | None = None,
@@ -68,6 +69,7 @@ def CGC(
         l2_reg_dnn: float. L2 strength on the kernels of every DNN. Defaults to 0.
         seed: int or None. Seed of all weights and dropout. Defaults to 1024.
         dnn_dropout: float in [0, 1). Dropout of every DNN. Defaults to 0.
+        embedding_dropout: float in [0, 1). Dropout of the encoded features. Defaults to 0.
         dnn_activation: str or function. Activation of every DNN. Defaults to "relu".
         dnn_use_bn: bool. Batch normalisation in every DNN. Defaults to False.
         name: str or None. Name of the model.
@@ -95,6 +97,7 @@ def CGC(
         l2_reg_dnn,
         seed,
         dnn_dropout,
+        embedding_dropout,
         dnn_activation,
         dnn_use_bn,
         name,

@@ -132,6 +132,8 @@ def test_strings_and_numbers_differ():
     [
         ("minmax", [0, 0.25, 0.25, 1]),
         ("standard", [-1, -1 / 3, -1 / 3, 5 / 3]),  # mean 2.5, deviation 1.5
+        ("robust", [-1 / 1.0, 0, 0, 3 / 1.0]),  # quartiles 1.75, 2, 2.75
+        ("log", (np.log([2, 3, 3, 6]) - np.log(108) / 4) / np.std(np.log([2, 3, 3, 6]))),
         ("none", [1, 2, 2, 5]),
     ],
 )
@@ -141,7 +143,17 @@ def test_scalings(scaling, expected):
     np.testing.assert_allclose(encoded, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scaling", ["minmax", "standard"])
+def test_log_scaling_is_odd_and_robust_scaling_has_a_fallback():
+    values = pd.DataFrame({"n": [-9.0, 9.0, -99.0, 99.0]})
+    encoded = TableEncoder([], ["n"], scaling="log").fit_transform(values)["n"]
+    np.testing.assert_allclose(encoded[1] / encoded[3], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(encoded[::2], -encoded[1::2])
+    mostly = pd.DataFrame({"n": [0.0] * 9 + [10.0]})
+    encoded = TableEncoder([], ["n"], scaling="robust").fit_transform(mostly)["n"]
+    np.testing.assert_allclose(encoded, [0] * 9 + [10 / 3])  # the standard deviation is 3
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard", "robust", "log"])
 def test_constant_column_becomes_zero(scaling):
     encoder = TableEncoder([], ["n"], scaling=scaling)
     train = pd.DataFrame({"n": [0.1, 0.1, 0.1, None]})
@@ -149,12 +161,71 @@ def test_constant_column_becomes_zero(scaling):
     assert encoder.transform(pd.DataFrame({"n": [0.1, 1e6]}))["n"].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("scaling", ["minmax", "standard", "none"])
+@pytest.mark.parametrize("scaling", ["minmax", "standard", "robust", "log", "none"])
 def test_missing_number_is_the_training_mean(scaling):
     train, test = pd.DataFrame({"n": [1.0, 2.0, 6.0, None]}), pd.DataFrame({"n": [None, 3.0]})
     encoder = TableEncoder([], ["n"], scaling=scaling).fit(train)
     encoded = encoder.transform(test.astype(float))["n"]
     assert encoded[0] == encoded[1]
+
+
+def test_rare_categories_train_the_unknown_id():
+    train = pd.DataFrame({"city": ["a", "a", "a", "b", None, None], "code": [1, 1, 1, 2, 2, 3]})
+    encoder = TableEncoder({"city": {"min_count": 2}, "code": {}}, min_count=3)
+    x = encoder.fit_transform(train)
+    assert x["city"].tolist() == [1, 1, 1, 0, 2, 2]
+    assert x["code"].tolist() == [1, 1, 1, 0, 0, 0]
+    assert [c.vocabulary_size for c in encoder.feature_columns] == [3, 2]
+    rare = TableEncoder(["city"], min_count=9)
+    assert rare.fit_transform(train)["city"].tolist() == [0] * 6
+    assert rare.feature_columns[0].vocabulary_size == 1
+
+
+def test_settings_of_one_column_come_before_those_of_all():
+    encoder = TableEncoder(
+        {"city": {"embedding_dim": 2}, "code": {}},
+        {"age": {"scaling": "none", "encoding": None}, "visits": {"bins": 2}},
+        embedding_dim=3,
+        encoding="bins",
+    ).fit(frame())
+    city, code, age, visits = encoder.feature_columns
+    assert (city.embedding_dim, code.embedding_dim) == (2, 3)
+    assert age.transform_fn is None
+    assert encoder.transform(frame())["age"].tolist() == [20, 40, 40, 60]
+    assert visits.transform_fn.edges == [0.75]  # between 5 and 10, scaled to [0, 1]
+    assert encoder.settings["age"] == {"scaling": "none", "encoding": None, "bins": 32}
+
+
+@pytest.mark.parametrize("encoding", ["bins", "piecewise_linear"])
+def test_encodings_are_fitted_on_scaled_training_rows_and_saved(tmp_path, encoding):
+    encoder = TableEncoder(CATEGORICAL, NUMERIC, encoding=encoding, bins=3).fit(frame())
+    encoder.save(tmp_path / "encoder.json")
+    loaded = TableEncoder.load(tmp_path / "encoder.json")
+    edges = [c.transform_fn.edges for c in encoder.feature_columns[5:]]
+    assert [c.transform_fn.edges for c in loaded.feature_columns[5:]] == edges
+    inner = [0.25, 0.75] if encoding == "bins" else [0, 0.25, 0.75, 1]
+    assert edges == [inner, inner]
+    assert loaded.settings == encoder.settings
+    assert_encoded(loaded.transform(frame()), encoder.transform(frame()))
+
+
+def test_a_file_of_version_1_is_read():
+    vocabulary = {"categories": ["a", "b"], "missing": False}
+    scaler = {"mean": 1.0, "shift": 0.0, "scale": 2.0}
+    encoder = TableEncoder.from_json(
+        {
+            "format": "mtl.TableEncoder",
+            "version": 1,
+            "embedding_dim": 8,
+            "scaling": "standard",
+            "categorical": [["city", vocabulary]],
+            "numeric": [["age", scaler]],
+        }
+    )
+    x = encoder.transform(pd.DataFrame({"city": ["b"], "age": [3.0]}))
+    assert (x["city"].tolist(), x["age"].tolist()) == ([2], [1.5])
+    assert encoder.feature_columns[0].embedding_dim == 8
+    assert encoder.settings["age"]["scaling"] == "standard"
 
 
 def test_no_rows_to_transform(encoder):
@@ -197,7 +268,7 @@ def test_loaded_encoder_can_be_fitted_again(encoder, tmp_path):
     encoder.save(tmp_path / "encoder.json")
     loaded = TableEncoder.load(tmp_path / "encoder.json")
     assert loaded.fit(frame().iloc[:2]).feature_columns[0].vocabulary_size == 3
-    assert (loaded.scaling, loaded.embedding_dim) == ("minmax", 4)
+    assert loaded.settings == encoder.settings
 
 
 def test_non_ascii_categories_survive(tmp_path):
@@ -237,9 +308,12 @@ def changed(config, *path, value):
     [
         (lambda c: [], "should be a TableEncoder's JSON form"),
         (lambda c: {}, "should be a TableEncoder's JSON form"),
-        (lambda c: changed(c, "version", value=2), "of version 1, .* Received: version 2"),
+        (lambda c: changed(c, "version", value=9), r"reads: \(1, 2\). Received: version 9"),
         (lambda c: {k: v for k, v in c.items() if k != "numeric"}, "KeyError: 'numeric'"),
-        (lambda c: changed(c, "scaling", value="log"), "`scaling` should be one of"),
+        (lambda c: changed(c, "scaling", value="ln"), "`scaling` should be one of"),
+        (lambda c: changed(c, "numeric", 0, 1, "bins", value=0), "`bins of age` should be"),
+        (lambda c: changed(c, "numeric", 0, 1, "encoding", value="bins"), "KeyError: 'edges'"),
+        (lambda c: changed(c, "numeric", 0, 1, "log", value=1), "`log` should be a bool"),
         (lambda c: changed(c, "embedding_dim", value="4"), "`embedding_dim` should be a positive"),
         (lambda c: changed(c, "categorical", 0, 1, "categories", value=[[1]]), "should hold str"),
         (lambda c: changed(c, "categorical", 0, 1, "categories", value=[1, 1]), "should differ"),
@@ -282,7 +356,13 @@ def test_absent_file(tmp_path):
         (([1],), ValueError, "`categorical` should hold non-empty strings .* Received: 1"),
         ((["a/b"],), ValueError, "without '/'. Received: 'a/b'"),
         ((["a"], [], 0), ValueError, "`embedding_dim` should be a positive integer. Received: 0"),
-        ((["a"], [], 4, "log"), ValueError, "`scaling` should be one of .* Received: 'log'"),
+        ((["a"], [], 4, "ln"), ValueError, "`scaling` should be one of .* Received: 'ln'"),
+        ((["a"], [], 4, "log", "bin"), ValueError, "`encoding` should be None or .*: 'bin'"),
+        ((["a"], [], 4, "log", "bins", 0), ValueError, "`bins` should be a positive integer"),
+        ((["a"], [], 4, "log", "bins", 8, 0), ValueError, "`min_count` should be a positive"),
+        (({"a": {"scaling": "log"}},), ValueError, r"`categorical\['a'\]` .* Received: 'scaling'"),
+        (([], {"a": {"scaling": 3}}), ValueError, "`scaling of a` should be one of .*: 3"),
+        (([], {"a": "log"}), TypeError, r"`numeric\['a'\]` should be a dict .*Received: 'log'"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

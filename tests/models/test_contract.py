@@ -49,6 +49,7 @@ _COMMON = {
     "l2_reg_dnn": 0,
     "seed": 1024,
     "dnn_dropout": 0,
+    "embedding_dropout": 0,
     "dnn_activation": "relu",
     "dnn_use_bn": False,
     "name": None,

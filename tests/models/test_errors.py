@@ -61,6 +61,7 @@ COMMON: list[tuple[dict[str, Any], str]] = [
     ({"dense_embedding_dim": 4.0}, r"`dense_embedding_dim`.*positive integer or None.*: 4.0"),
     ({"dnn_dropout": 1}, r"`dnn_dropout`.*\[0, 1\).*Received: 1"),
     ({"dnn_dropout": -0.1}, r"`dnn_dropout`.*\[0, 1\).*Received: -0.1"),
+    ({"embedding_dropout": 1}, r"`embedding_dropout`.*\[0, 1\).*Received: 1"),
     ({"dnn_dropout": np.nan}, r"`dnn_dropout`.*Received: nan"),
     ({"dnn_activation": "rellu"}, r"`dnn_activation`.*activation.*Received: 'rellu'"),
     ({"dnn_activation": 3}, r"`dnn_activation`.*activation.*Received: 3"),

@@ -1,0 +1,287 @@
+"""`python -m mtl.benchmark`: models x seeds x balancers on one data set, as a table.
+
+    python -m mtl.benchmark census-income --group 1 --models all --seeds 5
+    python -m mtl.benchmark --table my.parquet --config my.toml
+    python -m mtl.benchmark tune census-income --group 1 --model PLE --trials 50
+    python -m mtl.benchmark report benchmark/census-income-1-default.jsonl
+
+Results are appended to a file, one line per run. A command that was killed goes on where it
+stopped when it is given again, and finished runs aren't repeated.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import argparse
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from mtl.balancing import BY_NAME
+from mtl.benchmark import boosted, config, report
+from mtl.benchmark.grid import Cell, Grid, read
+from mtl.benchmark.recipes import ADULT, CENSUS_INCOME, FUNNEL, MODELS, OWN, REGRESSIONS, Recipe
+from mtl.data import MultiTaskData
+
+DATA_SETS = ("census-income", "adult", "funnel", "related-regressions", "table")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument.split("=")[0] == "--table" for argument in given) and given[0] not in (
+        *DATA_SETS,
+        "tune",
+    ):
+        given.insert(0, "table")
+    args = _parser().parse_args(given)
+    try:
+        args.run(args)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(f"mtl.benchmark: error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mtl.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="data set or command")
+    for name in DATA_SETS:
+        command = commands.add_parser(name, help=_HELP[name])
+        _add_data(command, name)
+        _add_grid(command)
+        command.set_defaults(run=_compare, data_set=name)
+    tune = commands.add_parser("tune", help="search a model's sizes and training settings")
+    searched = tune.add_subparsers(required=True, metavar="data set")
+    for name in DATA_SETS:
+        command = searched.add_parser(name, help=_HELP[name])
+        _add_data(command, name)
+        _add_search(command)
+        command.set_defaults(run=_tune, data_set=name)
+    again = commands.add_parser("report", help="tables and plots of results, again")
+    again.add_argument("results", type=Path, nargs="+", help="files of results")
+    again.set_defaults(run=_report)
+    return parser
+
+
+_HELP = {
+    "census-income": "UCI Census-income, two pairs of binary tasks",
+    "adult": "UCI Adult, two binary tasks",
+    "funnel": "synthetic impressions, clicks and conversions",
+    "related-regressions": "synthetic: the MMoE paper's two regressions",
+    "table": "a table of your own: --table and --config",
+}
+
+
+def _add_data(command: argparse.ArgumentParser, name: str) -> None:
+    if name == "census-income":
+        command.add_argument("--group", type=int, default=1, choices=(1, 2), help="pair of tasks")
+    if name in ("census-income", "adult"):
+        command.add_argument("--protocol", default="default", choices=("default", "reference"))
+    if name in ("funnel", "related-regressions"):
+        command.add_argument("--rows", type=_positive, default=100_000, help="default: 100,000")
+    if name == "related-regressions":
+        command.add_argument("--cosine", type=float, default=0.5, help="relatedness, -1 to 1")
+    if name == "table":
+        command.add_argument("--table", type=Path, required=True, help=".parquet or .csv")
+    command.add_argument(
+        "--config",
+        type=Path,
+        required=name == "table",
+        help="TOML file: sizes and training settings"
+        + (", columns, tasks and split" if name == "table" else ""),
+    )
+    command.add_argument("--output", type=Path, default=Path("benchmark"), help="folder of results")
+
+
+def _add_grid(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", nargs="+", default=["all"], choices=("all", *MODELS))
+    command.add_argument("--seeds", type=_positive, default=5, help="number of seeds (default: 5)")
+    command.add_argument(
+        "--balancers", nargs="+", default=["none"], choices=("none", *BY_NAME), help="default: none"
+    )
+    command.add_argument("--epochs", type=_positive, help="upper limit of epochs")
+    command.add_argument("--verbose", action="store_true", help="a line per epoch")
+
+
+def _add_search(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, choices=MODELS)
+    command.add_argument("--trials", type=_positive, default=50, help="default: 50")
+    command.add_argument("--epochs", type=_positive, help="upper limit of epochs")
+    command.add_argument("--storage", help="URL of the study (default: an SQLite file in --output)")
+
+
+def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiTaskData], Recipe]:
+    """Return what the data set is, what loads it, and its recipe."""
+    from mtl import data
+
+    file = config.read(args.config) if args.config else config.Section({})
+    name: dict[str, Any] = {"dataset": args.data_set}
+    if args.data_set == "table":
+        from mtl.benchmark.own_table import load_table
+
+        if "encoder" in file:
+            raise ValueError("`encoder` should be `columns` for a table. Received: an unknown key")
+        recipe = config.recipe(file, OWN)
+        loaded = load_table(args.table, file)
+        funnel = config.funnel(file, loaded.task_names)
+        file.close()
+        name |= {
+            "table": args.table.name,
+            "content": hashlib.sha256(
+                args.table.read_bytes() + args.config.read_bytes()
+            ).hexdigest()[:16],
+        }
+        return name, lambda: loaded, recipe.with_funnel(funnel)
+    base = {
+        "census-income": CENSUS_INCOME,
+        "adult": ADULT,
+        "funnel": FUNNEL,
+        "related-regressions": REGRESSIONS,
+    }[args.data_set]
+    recipe = config.recipe(file, base)
+    file.close()
+    if args.data_set == "census-income":
+        name |= {"group": args.group, "protocol": args.protocol}
+        name |= {"encoder": recipe.encoder}
+        return (
+            name,
+            lambda: data.load_census_income(args.group, args.protocol, recipe.encoder),
+            recipe,
+        )
+    if args.data_set == "adult":
+        name |= {"protocol": args.protocol, "encoder": recipe.encoder}
+        return name, lambda: data.load_adult(args.protocol, recipe.encoder), recipe
+    name |= {"rows": args.rows}
+    if args.data_set == "funnel":
+        return name, lambda: data.make_funnel(args.rows), recipe
+    name |= {"cosine": args.cosine}
+    return name, lambda: data.make_related_regressions(args.rows, cosine=args.cosine), recipe
+
+
+def _stem(name: dict[str, Any]) -> str:
+    """Return what the files of a data set's results are called."""
+    return "-".join(str(v) for key, v in name.items() if key not in ("content", "encoder"))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    name, load, recipe = _load(args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / f"{_stem(name)}.jsonl"
+    read(path)  # which tells before any training if it is something else
+    data = load()
+    possible = [m for m in MODELS if m != "ESMM" or recipe.funnel]
+    names = possible if "all" in args.models else list(dict.fromkeys(args.models))
+    if "ESMM" in names and not recipe.funnel:
+        raise ValueError("`--models` should hold ESMM for a funnel only. Received: no funnel")
+    lightgbm = boosted.available()
+    if not lightgbm:
+        print('without LightGBM\'s line: pip install "keras-mtl[bench]"', file=sys.stderr)
+    grid = Grid(
+        name,
+        data,
+        recipe.with_training(epochs=args.epochs),
+        names,
+        range(args.seeds),
+        [None if b == "none" else b for b in dict.fromkeys(args.balancers)],
+        lightgbm,
+        path,
+    )
+    print(f"{data}\n{path}: {len(grid.records())} of {len(grid.cells)} runs are done", flush=True)
+    progress = _Progress(len(grid.cells), len(grid.records()))
+    grid.run(progress.started, args.verbose)
+    progress.finished()
+    _write(path, grid.records())
+
+
+class _Progress:
+    """A bar over the runs, with the time that is left."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total, self._first, self._start = total, done, time.perf_counter()
+        self._bar = keras.utils.Progbar(total, unit_name="run")
+
+    def started(self, done: int, cell: Cell) -> None:
+        """Show which run begins."""
+        label = f"{cell.row}, seed {cell.seed}"
+        if sys.stdout.isatty():
+            self._bar.update(done)
+            print(f"  {label}{' ' * 20}", end="", flush=True)
+            return
+        spent = time.perf_counter() - self._start
+        new = done - self._first
+        left = f", {spent / new * (self._total - done):.0f} s left" if new else ""
+        print(f"[{done + 1}/{self._total}{left}] {label}", flush=True)
+
+    def finished(self) -> None:
+        """End the line."""
+        if sys.stdout.isatty():
+            self._bar.update(self._total)
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    """Print the table, and write it and the plot beside the results."""
+    print(f"\n{report.text_table(records)}\n\n{report.legend(records)}")
+    table = f"{report.markdown_table(records)}\n\n{report.legend(records)}\n"
+    path.with_suffix(".md").write_text(table, encoding="utf-8")
+    written = [path, path.with_suffix(".md")]
+    try:
+        report.plot(records, path.with_suffix(".png"))
+        written.append(path.with_suffix(".png"))
+    except ModuleNotFoundError as error:
+        print(f"no plot: {error}", file=sys.stderr)
+    print("Written: " + ", ".join(map(str, written)))
+
+
+def _report(args: argparse.Namespace) -> None:
+    for path in args.results:
+        records = read(path)
+        if not records:
+            raise ValueError(f"{path} should be a file of results. Received: no results")
+        _write(path, _latest(records))
+
+
+def _latest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each row's newest recipe only: a file keeps what was run with earlier ones, too."""
+    newest = {report.row_of(record): record.get("recipe") for record in records}
+    return [r for r in records if r.get("recipe") == newest[report.row_of(r)]]
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from mtl.benchmark.tune import tune
+
+    name, load, recipe = _load(args)
+    if args.model == "ESMM" and not recipe.funnel:
+        raise ValueError("`--model` should be ESMM for a funnel only. Received: no funnel")
+    args.output.mkdir(parents=True, exist_ok=True)
+    stem = _stem(name)
+    tune(
+        load(),
+        recipe.with_training(epochs=args.epochs),
+        args.model,
+        args.trials,
+        args.storage or f"sqlite:///{args.output / 'studies.db'}",
+        f"{stem}-{args.model}",
+        args.output / f"{stem}-{args.model}.toml",
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"should be a positive integer. Received: {text}")
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The reference line of every table: boosted trees, one LightGBM model per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mtl.benchmark.config import extra
+from mtl.data import MultiTaskData
+from mtl.features import SparseFeat
+from mtl.metrics import scores_of
+from mtl.tasks import Task, resolve_tasks
+
+_LEAVES = 31
+SETTINGS: Mapping[str, Any] = {
+    "num_leaves": _LEAVES,
+    "learning_rate": 0.03,
+    "rounds": 5000,
+    "patience": 100,
+}
+_OBJECTIVES = {"binary": "binary", "regression": "regression", "multiclass": "multiclass"}
+
+
+def available() -> bool:
+    """Return whether LightGBM is installed."""
+    try:
+        extra("lightgbm", "bench")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
+    """Train a model per task on the same features, and score it as the networks are.
+
+    Categories are categorical features to the trees. Rows without a label are left out. The
+    number of trees is that of the least loss on the validation rows; without them, 500.
+
+    Args:
+        data: a data set of binary, regression and multiclass tasks.
+        seed: int.
+
+    Returns:
+        A dict of `metrics` and `validation` by task, `epochs` (trees) and `parameters` (leaves).
+    """
+    tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
+    names = [c.name for c in data.feature_columns]
+    categorical = [i for i, c in enumerate(data.feature_columns) if isinstance(c, SparseFeat)]
+    metrics, validation, trees, leaves = {}, {}, [], 0
+    for k, task in enumerate(tasks):
+        model = _fit(data, names, categorical, task, k, seed)
+        metrics[task.name] = _scores(model, data.test, names, task, k)
+        if data.val is not None:
+            validation[task.name] = _scores(model, data.val, names, task, k)
+        trees.append(max(model.best_iteration, 0) or model.current_iteration())
+        leaves += trees[-1] * model.num_model_per_iteration() * _LEAVES
+    return {
+        "metrics": metrics,
+        "validation": validation or None,
+        "epochs": max(trees),
+        "parameters": leaves,
+    }
+
+
+def _fit(
+    data: MultiTaskData, names: list[str], categorical: list[int], task: Task, k: int, seed: int
+) -> Any:
+    lightgbm = extra("lightgbm", "bench")
+    parameters = {
+        "objective": _OBJECTIVES[task.type],
+        "num_leaves": SETTINGS["num_leaves"],
+        "learning_rate": SETTINGS["learning_rate"],
+        "seed": seed,
+        "verbosity": -1,
+    }
+    if task.type == "multiclass":
+        parameters["num_class"] = task.size
+
+    def dataset(split: Any, reference: Any = None) -> Any:
+        x, y = _matrix(split[0], names), np.ravel(split[1][k])
+        known = ~np.isnan(y)
+        return lightgbm.Dataset(
+            x[known], y[known], reference=reference, categorical_feature=categorical
+        )
+
+    train = dataset(data.train)
+    if data.val is None:
+        return lightgbm.train(parameters, train, 500)
+    return lightgbm.train(
+        parameters,
+        train,
+        SETTINGS["rounds"],
+        valid_sets=[dataset(data.val, train)],
+        callbacks=[lightgbm.early_stopping(SETTINGS["patience"], verbose=False)],
+    )
+
+
+def _scores(model: Any, split: Any, names: list[str], task: Task, k: int) -> dict[str, float]:
+    predicted = np.asarray(model.predict(_matrix(split[0], names)))
+    scores = scores_of(task, split[1][k], predicted.reshape(len(predicted), -1))
+    return {name: value for name, value in scores.items() if not np.isnan(value)}
+
+
+def _matrix(x: Mapping[str, Any], names: list[str]) -> Any:
+    return np.column_stack([np.asarray(x[name], np.float64) for name in names])

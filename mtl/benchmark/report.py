@@ -1,0 +1,230 @@
+"""Tables and plots of results: means over seeds, and what of them is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mtl.benchmark.config import extra
+from mtl.benchmark.runs import HEADLINES
+
+SIGNIFICANCE = 0.05
+SINGLE = "single-task"
+_SMALLER_IS_BETTER = ("rmse",)
+_TITLES = {"auc": "AUC", "rmse": "RMSE", "accuracy": "accuracy"}
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One task: its metric, and each row's values by seed.
+
+    Attributes:
+        task: str.
+        metric: str. A key of the results' metrics.
+        values: dict from row to dict from seed to value. Greater is better or not, by `metric`.
+    """
+
+    task: str
+    metric: str
+    values: dict[str, dict[int, float]]
+
+    @property
+    def title(self) -> str:
+        """The head of the column."""
+        return f"{self.task} {_TITLES[self.metric]}"
+
+    def best(self) -> list[str]:
+        """Return the rows that nothing beats by more than chance, best mean first.
+
+        Each row is compared with the best mean over the seeds that both have, by a paired t-test
+        whose p-values are corrected for their number (Holm). One row is the significant best,
+        several are ties. Rows of one seed take no part, and one row alone is no best.
+        """
+        means = {row: np.mean([*v.values()]) for row, v in self.values.items() if len(v) > 1}
+        order = sorted(means, key=lambda row: means[row], reverse=not self._smaller)
+        if len(order) < 2:
+            return []
+        p_values = {row: self.p_value(order[0], row) for row in order[1:]}
+        worse, left = set(), len(p_values)
+        for row in sorted(p_values, key=lambda row: p_values[row]):
+            if not p_values[row] * left < SIGNIFICANCE:
+                break
+            worse.add(row)
+            left -= 1
+        return [row for row in order if row not in worse]
+
+    def p_value(self, better: str, worse: str) -> float:
+        """Return the two-sided p-value of a paired t-test over common seeds; NaN below two."""
+        seeds = sorted(self.values[better].keys() & self.values[worse].keys())
+        if len(seeds) < 2:
+            return float("nan")
+        difference = [self.values[better][s] - self.values[worse][s] for s in seeds]
+        spread = np.std(difference, ddof=1)
+        if not spread:
+            return 0.0 if difference[0] else 1.0
+        t = np.mean(difference) / (spread / np.sqrt(len(seeds)))
+        return float(2 * stats.t.sf(abs(t), len(seeds) - 1))
+
+    def gain(self, row: str, over: str) -> float:
+        """Return how much better a row's mean is than another's, in the metric's unit."""
+        difference = np.mean([*self.values[row].values()]) - np.mean([*self.values[over].values()])
+        return float(-difference if self._smaller else difference)
+
+    @property
+    def _smaller(self) -> bool:
+        return self.metric in _SMALLER_IS_BETTER
+
+
+def columns(records: Sequence[Record]) -> list[Column]:
+    """Return a column per task."""
+    types: Mapping[str, str] = records[0]["types"]
+    found = []
+    for task, kind in types.items():
+        values: dict[str, dict[int, float]] = {}
+        for record in records:
+            value = record["metrics"].get(task, {}).get(HEADLINES[kind])
+            if value is not None:
+                values.setdefault(row_of(record), {})[record["seed"]] = value
+        found.append(Column(task, HEADLINES[kind], values))
+    return found
+
+
+def row_of(record: Record) -> str:
+    """Return the row that a result belongs to."""
+    return f"{record['model']} + {record['balancer']}" if record["balancer"] else record["model"]
+
+
+def cells(records: Sequence[Record], bold: str = "") -> list[list[str]]:
+    """Return the table's rows, the head first.
+
+    Args:
+        records: results of one grid.
+        bold: str. What to put around the significant best.
+    """
+    every = columns(records)
+    rows = list(dict.fromkeys(map(row_of, records)))
+    transfer = ["negative transfer"] if SINGLE in rows else []
+    titles = [column.title for column in every]
+    lines = [["", *titles, *transfer, "parameters", "epochs", "seconds"]]
+    best = {column.task: column.best() for column in every}
+    for row in rows:
+        runs = [record for record in records if row_of(record) == row]
+        line = [row]
+        for column in every:
+            text = _mean([*column.values.get(row, {}).values()])
+            if row in best[column.task]:
+                alone = len(best[column.task]) == 1
+                text = f"{bold}{text}{bold or ' *'}" if alone else f"{text} ="
+            line.append(text)
+        means = [f"{np.mean([run[key] for run in runs]):,.0f}" for key in ("epochs", "seconds")]
+        line += [negative_transfer(every, row)] if transfer else []
+        line += [f"{runs[0]['parameters']:,}", *means]
+        lines.append(line)
+    return lines
+
+
+def negative_transfer(every: Sequence[Column], row: str) -> str:
+    """Return the tasks that a row serves worse than the single-task baseline, and by how much.
+
+    Worse means by more than chance: a paired t-test over seeds, p below 0.05.
+    """
+    if row == SINGLE:
+        return ""
+    harmed = [
+        f"{column.task} {-column.gain(row, SINGLE):.4f}"
+        for column in every
+        if row in column.values
+        and SINGLE in column.values
+        and column.gain(row, SINGLE) < 0
+        and column.p_value(SINGLE, row) < SIGNIFICANCE
+    ]
+    compared = any(len(column.values.get(row, {})) > 1 for column in every)
+    return ", ".join(harmed) if harmed else "none" if compared else ""
+
+
+def text_table(records: Sequence[Record]) -> str:
+    """Return the table for a terminal; * marks a significant best, = the ties for it."""
+    rows = cells(records)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(records: Sequence[Record]) -> str:
+    """Return the table in Markdown; a significant best is bold, = marks the ties for it."""
+    head, *body = cells(records, bold="**")
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+
+
+def legend(records: Sequence[Record]) -> str:
+    """Return what the table's reader has to know."""
+    seeds = sorted({record["seed"] for record in records})
+    text = f"Test rows, mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
+    if len(seeds) > 1:
+        text += (
+            "; a paired t-test over seeds (5 %, Holm) tells the best row from the ties for it (=), "
+            "and negative transfer: tasks served worse than by a network of their own"
+        )
+    return text + "."
+
+
+def plot(records: Sequence[Record], path: str | Path) -> None:
+    """Draw a panel per task: a point per seed, and a line at the mean.
+
+    Raises:
+        ModuleNotFoundError: without the extra `plot`.
+    """
+    matplotlib = extra("matplotlib", "plot")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    every = columns(records)
+    rows = list(dict.fromkeys(map(row_of, records)))
+    figure, panels = pyplot.subplots(
+        1, len(every), figsize=(1.5 + 3.6 * len(every), 1.2 + 0.36 * len(rows)),
+        sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for column, axes in zip(every, panels[0], strict=True):
+        for place, row in enumerate(rows):
+            values = [*column.values.get(row, {}).values()]
+            reference = row in (SINGLE, "LightGBM")
+            axes.plot(
+                values,
+                [place] * len(values),
+                "s" if reference else "o",
+                color="black",
+                markerfacecolor="white" if reference else "0.6",
+                clip_on=False,
+            )
+            if len(values) > 1:
+                axes.plot([np.mean(values)] * 2, [place - 0.35, place + 0.35], color="black")
+        axes.set_xlabel(column.title)
+        axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)
+    panels[0][0].set_yticks(range(len(rows)), rows)
+    panels[0][0].invert_yaxis()
+    figure.suptitle("A point per seed, a line at the mean; squares: references")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"

@@ -1,0 +1,174 @@
+"""Search of a model's sizes and training settings, by its score on the validation rows.
+
+The search space of every model is `space`. Test rows take no part in it.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from mtl.benchmark.config import extra
+from mtl.benchmark.recipes import Recipe
+from mtl.benchmark.runs import train
+from mtl.data import MultiTaskData
+from mtl.data.files import atomic_path
+
+Settings = dict[str, Any]
+
+
+def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
+    """Return the factory's options and the training settings that a trial tries.
+
+    Args:
+        trial: Optuna's trial, which suggests values.
+        model: str. Name of the factory.
+        num_tasks: int.
+
+    Returns:
+        Two dicts: options of the factory, and settings of `Training`.
+    """
+    width = trial.suggest_categorical("width", [16, 32, 64, 128])
+    tower = trial.suggest_categorical("tower", [0, 8, 16, 32])
+    options: Settings = {
+        "tower_dnn_units_lists": [[tower] if tower else []] * num_tasks,
+        "dense_embedding_dim": trial.suggest_categorical("dense_embedding_dim", [4, 8, 16]),
+        "dnn_dropout": trial.suggest_float("dnn_dropout", 0, 0.5),
+        "embedding_dropout": trial.suggest_float("embedding_dropout", 0, 0.3),
+        "l2_reg_embedding": trial.suggest_float("l2_reg_embedding", 1e-7, 1e-3, log=True),
+    }
+    if model == "ESMM":
+        options["tower_dnn_units_lists"] = [[4 * width, tower] if tower else [4 * width]] * 2
+    elif model == "SharedBottom":
+        options["bottom_dnn_units"] = [4 * width]
+    else:
+        options["expert_dnn_units"] = [width]
+        if model in ("MoE", "MMoE"):
+            options["num_experts"] = trial.suggest_categorical("num_experts", [4, 8, 16])
+        else:
+            for kind in ("num_experts_specific", "num_experts_shared"):
+                options[kind] = trial.suggest_categorical(kind, [2, 4, 8])
+    return options, {
+        "learning_rate": trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True),
+        "batch_size": trial.suggest_categorical("batch_size", [512, 1024, 2048]),
+        "schedule": trial.suggest_categorical("schedule", ["constant", "cosine"]),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
+        "ema": trial.suggest_categorical("ema", [0.0, 0.99, 0.999]),
+    }
+
+
+def tune(
+    data: MultiTaskData,
+    recipe: Recipe,
+    model: str,
+    trials: int,
+    storage: str,
+    study_name: str,
+    path: Path,
+) -> None:
+    """Search until the study has a number of finished trials, and write the best one as TOML.
+
+    Processes that name the same study share it, and a killed one goes on. A trial that is worse
+    than the median of the earlier ones at the same epoch is given up.
+
+    Args:
+        data: a data set with validation rows.
+        recipe: what the search starts from.
+        model: str. Name of a factory.
+        trials: int. Trials that the study should have when it is finished.
+        storage: str. URL of the study's data base.
+        study_name: str.
+        path: Path. The TOML file to write.
+
+    Raises:
+        ValueError: no validation rows.
+        ModuleNotFoundError: without the extra `tune`.
+    """
+    optuna = extra("optuna", "tune")
+    if data.val is None:
+        raise ValueError("A search should have validation rows. Received: none in this data set")
+    study = optuna.create_study(
+        study_name=study_name,
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=2),
+    )
+    states = optuna.trial.TrialState
+    ended = (states.COMPLETE, states.PRUNED)
+    tried = recipe.training_of(model)
+
+    def objective(trial: Any) -> float:
+        options, settings = space(trial, model, len(data.task_names))
+        reporter = _Reporter(trial)
+        _, result = train(
+            data,
+            _with(recipe, model, options, {**settings, "monitor": "score"}),
+            model,
+            seed=trial.number,
+            verbose=False,
+            callbacks=[reporter],
+        )
+        keras.backend.clear_session()
+        gc.collect()
+        if reporter.hopeless:
+            raise optuna.TrialPruned
+        trial.set_user_attr("epochs", result.epochs)
+        return reporter.best
+
+    while len(study.get_trials(deepcopy=False, states=ended)) < trials:
+        study.optimize(objective, n_trials=1)
+    best = study.best_trial
+    options, settings = space(optuna.trial.FixedTrial(best.params), model, len(data.task_names))
+    settings |= {"epochs": tried.epochs, "patience": tried.patience, "monitor": "score"}
+    head = (
+        f"# {study_name}: the best of {trials} trials, number {best.number}, with a mean score of\n"
+        f"# {best.value:.5f} on the validation rows. Written by `mtl.benchmark tune`.\n\n"
+    )
+    with atomic_path(path) as part:
+        part.write_text(head + to_toml(model, options, settings), encoding="utf-8")
+    print(f"{path}: trial {best.number}, validation score {best.value:.5f}")
+
+
+def to_toml(model: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Return the configuration that `mtl.benchmark` reads."""
+    lines = [f"[models.{model}]", *(f"{key} = {_value(v)}" for key, v in options.items())]
+    lines += ["", f"[models.{model}.training]"]
+    return "\n".join([*lines, *(f"{key} = {_value(v)}" for key, v in settings.items())]) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_value, value))}]"
+    return repr(value)
+
+
+def _with(recipe: Recipe, model: str, options: Settings, settings: Settings) -> Recipe:
+    sizes = {**recipe.sizes, model: {**recipe.sizes.get(model, {}), **options}}
+    own = {**recipe.own_training.get(model, {}), **settings}
+    return replace(recipe, sizes=sizes, own_training={**recipe.own_training, model: own})
+
+
+class _Reporter(keras.callbacks.Callback):
+    """Tells the study every epoch's score, and ends a trial that has no prospect."""
+
+    def __init__(self, trial: Any) -> None:
+        super().__init__()
+        self._trial = trial
+        self.best, self.hopeless = -np.inf, False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        score = (logs or {})["val_score"]
+        self.best = max(self.best, score)
+        self._trial.report(score, epoch)
+        if not np.isfinite(score) or self._trial.should_prune():
+            self.hopeless = self.model.stop_training = True

@@ -1,0 +1,208 @@
+"""Configurations: every mistake gets an error that names the key."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mtl.benchmark import config
+from mtl.benchmark.own_table import load_table, read_table
+from mtl.benchmark.recipes import OWN
+from mtl.benchmark.tune import to_toml
+
+WHOLE = """
+[columns]
+categorical = ["city"]
+embedding_dim = 2
+[columns.numeric]
+age = { encoding = "bins", bins = 4 }
+[tasks]
+bought = { type = "binary", positive = "yes" }
+spent = { type = "regression", standardize = true }
+reason = "multiclass"
+[split]
+validation = 0.2
+test = 0.2
+seed = 1
+[training]
+epochs = 2
+[models.PLE]
+num_levels = 1
+[models.PLE.training]
+learning_rate = 0.1
+"""
+
+BY_COLUMN = WHOLE.replace(
+    "validation = 0.2\ntest = 0.2\nseed = 1", 'method = "column"\ncolumn = "part"'
+)
+
+
+def table(rows=100):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "city": rng.choice(["a", "b", "c"], rows),
+            "age": rng.uniform(18, 80, rows),
+            "bought": rng.choice(["yes", "no", None], rows),
+            "spent": np.where(rng.random(rows) < 0.2, np.nan, rng.normal(50, 10, rows)),
+            "reason": rng.choice(["x", "y", "z"], rows),
+            "part": ["train"] * (rows - 20) + ["val"] * 10 + ["test"] * 10,
+        }
+    )
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(text=WHOLE, frame=None):
+        (tmp_path / "c.toml").write_text(text)
+        (table() if frame is None else frame).to_parquet(tmp_path / "t.parquet")
+        return tmp_path / "t.parquet", config.read(tmp_path / "c.toml")
+
+    return write
+
+
+def load(files, *arguments):
+    path, file = files(*arguments)
+    recipe = config.recipe(file, OWN)
+    data = load_table(path, file)
+    file.close()
+    return recipe, data
+
+
+def test_a_whole_configuration(files):
+    recipe, data = load(files)
+    assert data.task_types == ["binary", "regression", ("multiclass", 3)]
+    assert [len(split[1][0]) for split in (data.train, data.val, data.test)] == [60, 20, 20]
+    assert recipe.training.epochs == 2
+    assert recipe.training_of("PLE").learning_rate == 0.1
+    assert recipe.training_of("MMoE").learning_rate == OWN.training.learning_rate
+    assert recipe.sizes["PLE"] == {**OWN.sizes["PLE"], "num_levels": 1}
+    city, age = data.feature_columns
+    assert (city.embedding_dim, len(age.transform_fn.edges)) == (2, 3)
+    every = [np.concatenate([s[1][k] for s in (data.train, data.val, data.test)]) for k in range(3)]
+    frame = table()
+    assert np.isnan(every[0]).sum() == frame["bought"].isna().sum()
+    assert (every[0] == 1).sum() == (frame["bought"] == "yes").sum()
+    assert np.nanmean(data.train[1][1]) == pytest.approx(0, abs=1e-6)
+    assert np.nanstd(data.train[1][1]) == pytest.approx(1, abs=1e-6)
+    counts = frame["reason"].value_counts().sort_index().tolist()
+    assert np.bincount(every[2].astype(int)).tolist() == counts
+
+
+def test_splits(files):
+    ordered = WHOLE.replace("seed = 1", 'method = "ordered"')
+    data = load(files, ordered)[1]
+    ages = TableEncoderAges(table())
+    np.testing.assert_allclose(data.test[0]["age"], ages(slice(80, None), slice(0, 60)), rtol=1e-5)
+    data = load(files, BY_COLUMN)[1]
+    np.testing.assert_allclose(data.val[0]["age"], ages(slice(80, 90), slice(0, 80)), rtol=1e-5)
+    none = load(files, WHOLE.replace("validation = 0.2", "validation = 0.0"))[1]
+    assert none.val is None
+
+
+class TableEncoderAges:
+    """Min-max scaled ages of some rows, by the range of others."""
+
+    def __init__(self, frame):
+        self.ages = frame["age"].to_numpy()
+
+    def __call__(self, rows, train):
+        low, high = self.ages[train].min(), self.ages[train].max()
+        return (self.ages[rows] - low) / (high - low)
+
+
+def test_categories_and_classes_that_training_rows_lack(files):
+    frame = table()
+    frame.loc[95, ["city", "reason"]] = ["elsewhere", "never seen"]
+    with pytest.warns(UserWarning, match="1 rows have a class of `tasks.reason`"):
+        data = load(files, BY_COLUMN, frame)[1]
+    assert data.test[0]["city"][5] == 0
+    assert np.isnan(data.test[1][2][5])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[columns]", "[colums]", "`colums` should be one of"),
+        ("embedding_dim = 2", "embeding_dim = 2", "`columns.embeding_dim` should be one of"),
+        ("embedding_dim = 2", "embedding_dim = 0", "`embedding_dim` should be a positive integer"),
+        ('categorical = ["city"]', 'categorical = "city"', "`categorical` should be a list"),
+        (
+            'categorical = ["city"]',
+            'categorical = ["town"]',
+            "`columns.town` should be a column of",
+        ),
+        ("bins = 4", "bin = 4", r"`numeric\['age'\]` should have settings .*Received: 'bin'"),
+        ('encoding = "bins"', 'encoding = "bin"', "`encoding of age` should be None or one of"),
+        ('"multiclass"', '"multi"', "`tasks.reason.type` should be one of .*Received: 'multi'"),
+        ('"multiclass"', "3", "`tasks.reason` should be a table. Received: 3"),
+        ('positive = "yes"', 'positve = "yes"', "`tasks.bought.positve` should be one of"),
+        ('positive = "yes"', 'positive = "y"', "`tasks.bought.positive` should be a value of"),
+        (', positive = "yes"', "", "`tasks.bought` should hold numbers"),
+        ("standardize = true", "standardize = 1", "`tasks.spent.standardize` should be true or"),
+        ('reason = "mul', 'age = "mul', "`tasks.age` should be no feature"),
+        ('reason = "mul', 'cause = "mul', "`tasks.cause` should be a column of the table"),
+        ('reason = "multiclass"', 'part = "binary"', "`tasks.part` should hold numbers"),
+        ("validation = 0.2", "validaton = 0.2", "`split.validaton` should be one of"),
+        (
+            "validation = 0.2",
+            "validation = 0.9",
+            "`split.validation` and `split.test` should leave",
+        ),
+        ("validation = 0.2", "validation = -1", r"`split.validation` should be a number in \[0, 1"),
+        ("test = 0.2", "test = 0", "`split.test` should be above 0"),
+        ("seed = 1", "seed = -1", "`split.seed` should be a non-negative integer"),
+        ("seed = 1", 'method = "rows"', "`split.method` should be one of"),
+        ("seed = 1", 'method = "column"', "`split.column` should be given"),
+        ("epochs = 2", "epoch = 2", "`training.epoch` should be one of"),
+        ("epochs = 2", 'epochs = "2"', "`training.epochs` should be a positive integer"),
+        ("epochs = 2", 'optimizer = "sgd"', "`training.optimizer` should be one of"),
+        ("epochs = 2", "ema = 1.5", r"`training.ema` should be a number in \[0, 1\)"),
+        (
+            "epochs = 2",
+            'optimizer = "lazy_adam"\nema = 0.9',
+            "`training.ema` should be 0 with lazy",
+        ),
+        ("num_levels = 1", "levels = 1", "`models.PLE.levels` should be one of"),
+        ("num_levels = 1", "seed = 1", "`models.PLE.seed` should be one of"),
+        ("[models.PLE]", "[models.PEL]\n[models.PLE]", "`models.PEL` should be one of"),
+        ("learning_rate = 0.1", "learning_rate = 0", "`models.PLE.training.learning_rate` should"),
+        ("[split]", "[splits]\n[split]", "`splits` should be one of"),
+        ("[split]", "[split", "c.toml should be a TOML file"),
+    ],
+)
+def test_mistakes(files, old, new, message):
+    assert old in WHOLE
+    with pytest.raises(ValueError, match=message):
+        load(files, WHOLE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("click", "conversion", "expected"),
+    [("a", "b", (0, 1)), ("b", "a", (1, 0)), ("a", "a", "another task"), ("a", "c", "one of")],
+)
+def test_funnel(click, conversion, expected):
+    file = config.Section({"funnel": {"click": click, "conversion": conversion}})
+    if isinstance(expected, tuple):
+        assert config.funnel(file, ["a", "b"]) == expected
+        return
+    with pytest.raises(ValueError, match=rf"`funnel.conversion` .*{expected}"):
+        config.funnel(file, ["a", "b"])
+    assert config.funnel(config.Section({}), ["a", "b"]) is None
+
+
+def test_tables_that_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match=r"`--table` should be a .parquet or .csv file"):
+        read_table(tmp_path / "t.xlsx")
+    with pytest.raises(FileNotFoundError, match="`--table` should be a file"):
+        read_table(tmp_path / "t.csv")
+    table(30).to_csv(tmp_path / "t.csv", index=False)
+    assert read_table(tmp_path / "t.csv").shape == (30, 6)
+
+
+def test_what_tune_writes_is_read_again(tmp_path):
+    options = {"num_levels": 1, "tower_dnn_units_lists": [[8], []], "dnn_dropout": 0.25}
+    settings = {"learning_rate": 0.003, "schedule": "cosine", "monitor": "score"}
+    (tmp_path / "t.toml").write_text(to_toml("PLE", options, settings))
+    recipe = config.recipe(config.read(tmp_path / "t.toml"), OWN)
+    assert recipe.sizes["PLE"] == {**OWN.sizes["PLE"], **options}
+    assert recipe.training_of("PLE").schedule == "cosine"

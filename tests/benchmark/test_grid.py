@@ -1,0 +1,240 @@
+"""The command line of mtl.benchmark: runs that are kept, resumed, reported and searched."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mtl.benchmark import boosted, grid
+from mtl.benchmark.__main__ import main
+from mtl.benchmark.recipes import Recipe, Training
+from mtl.benchmark.runs import train
+from mtl.data import make_funnel
+from mtl.models.base import MultiTaskModel
+from mtl.models.pace import count_parameters
+
+RECIPE = Recipe(
+    sizes={
+        "SharedBottom": {"bottom_dnn_units": (4,), "tower_dnn_units_lists": ((4,), (4,))},
+        "MMoE": {"num_experts": 4, "expert_dnn_units": (8,)},
+        "ESMM": {"tower_dnn_units_lists": ((4,), (4,))},
+    },
+    training=Training(learning_rate=0.01, batch_size=256, epochs=1, patience=1),
+    funnel=(0, 1),
+)
+
+
+@pytest.fixture(autouse=True)
+def _without_xla(monkeypatch):
+    """On TensorFlow it would compile for ten seconds per model."""
+    monkeypatch.setattr(MultiTaskModel, "_xla_on_cpu_pays", lambda self: False)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_funnel(2_000, num_users=20, num_items=10, conversion_rate=0.4, seed=1)
+
+
+def make(data, path, **changes):
+    arguments = {
+        "name": {"dataset": "funnel"},
+        "data": data,
+        "recipe": RECIPE,
+        "model_names": ["SharedBottom", "MMoE"],
+        "seeds": [0, 1],
+        "balancers": [None],
+        "lightgbm": False,
+        "path": path,
+    }
+    return grid.Grid(**{**arguments, **changes})
+
+
+def rows(cells):
+    return [(cell.model, cell.seed, cell.balancer) for cell in cells]
+
+
+def test_finished_runs_are_kept_and_a_killed_grid_goes_on(data, tmp_path):
+    path = tmp_path / "r.jsonl"
+    first = make(data, path)
+    seen = []
+
+    def stop_at_the_third(done, cell):
+        seen.append((done, cell.row))
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stop_at_the_third, verbose=False)
+    assert seen == [(0, "SharedBottom"), (1, "MMoE"), (2, "single-task")]
+    with path.open("a") as file:
+        file.write('{"key": "half a li')
+    second = make(data, path)
+    assert rows(second.pending()) == rows(second.cells)[2:]
+    second.run(lambda done, cell: None, verbose=False)
+    assert second.pending() == []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == len({line["key"] for line in lines}) == 6
+    assert lines[0]["metrics"]["ctr"]["auc"] == first.records()[0]["metrics"]["ctr"]["auc"]
+    assert make(data, path).pending() == []
+    other = Recipe(RECIPE.sizes, Training(epochs=2), RECIPE.funnel)
+    assert len(make(data, path, recipe=other).pending()) == 6
+    assert rows(make(data, path, seeds=[0, 1, 2]).pending()) == [
+        ("SharedBottom", 2, None),
+        ("MMoE", 2, None),
+        ("single-task", 2, None),
+    ]
+
+
+def test_a_record_tells_what_was_run(data, tmp_path):
+    path = tmp_path / "r.jsonl"
+    one = make(data, path, model_names=["MMoE"], seeds=[3], balancers=["pcgrad"])
+    one.run(lambda done, cell: None, verbose=False)
+    record, single = one.records()
+    assert (record["model"], record["seed"], record["balancer"]) == ("MMoE", 3, "pcgrad")
+    assert record["recipe"]["training"]["learning_rate"] == 0.01
+    assert record["recipe"]["sizes"]["num_experts"] == 4
+    assert record["backend"] == keras.backend.backend()
+    assert record["versions"]["keras"] == keras.__version__
+    assert set(record["metrics"]["ctcvr"]) >= {"auc", "log_loss", "ece"}
+    assert set(record["validation"]) == {"ctr", "ctcvr"}
+    assert abs(single["parameters"] / record["parameters"] - 1) < 0.03
+    assert set(single["metrics"]) == {"ctr", "ctcvr"}
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text("notes\n")
+    with pytest.raises(ValueError, match=r"r.jsonl:1 should be a result .* Received: notes"):
+        grid.read(path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"monitor": "score", "ema": 0.9, "schedule": "cosine", "weight_decay": 0.01},
+        {"monitor": "score", "optimizer": "lazy_adam"},
+    ],
+)
+def test_every_training_setting_trains(data, settings):
+    recipe = RECIPE.with_training(epochs=3, patience=5, **settings)
+    model, result = train(data, recipe, "SharedBottom", 0, verbose=False)
+    assert result.epochs == 3
+    assert result.parameters == count_parameters(model.trainable_variables)
+    # The weights that stay are those that were scored best: no NaN, no mixture of swaps.
+    predictions = model.predict(data.val[0], verbose=0)
+    for name, y, p in zip(data.task_names, data.val[1], predictions, strict=True):
+        assert result.validation[name]["auc"] == pytest.approx(roc_auc_score(y, p))
+
+
+def test_the_best_epoch_of_averaged_weights_is_restored(data):
+    recipe = RECIPE.with_training(epochs=4, patience=5, monitor="score", ema=0.8)
+    scores = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            scores.append(logs["val_score"])
+
+    _, result = train(data, recipe, "SharedBottom", 0, verbose=False, callbacks=[Watch()])
+    restored = np.mean([task["auc"] for task in result.validation.values()])
+    assert restored == pytest.approx(max(scores))
+
+
+def test_boosted_trees_score_each_task(data):
+    pytest.importorskip("lightgbm")
+    result = boosted.run(data, seed=0)
+    assert 0.6 < result["metrics"]["ctr"]["auc"] < 1
+    assert set(result["validation"]) == {"ctr", "ctcvr"}
+
+
+CONFIG = """
+[training]
+epochs = 1
+batch_size = 256
+[models.SharedBottom]
+bottom_dnn_units = [4]
+"""
+
+
+def test_command_compares_resumes_and_reports(tmp_path, capsys):
+    pytest.importorskip("lightgbm")
+    (tmp_path / "c.toml").write_text(CONFIG)
+    command = ["funnel", "--rows", "2000", "--models", "SharedBottom", "--seeds", "2"]
+    command += ["--config", str(tmp_path / "c.toml"), "--output", str(tmp_path / "out")]
+    main(command)
+    output = capsys.readouterr().out
+    assert "0 of 5 runs are done" in output
+    assert "[5/5, " in output
+    assert "negative transfer" in output
+    names = ["funnel-2000.jsonl", "funnel-2000.md", "funnel-2000.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+    table = (tmp_path / "out" / "funnel-2000.md").read_text()
+    main(command)
+    output = capsys.readouterr().out
+    assert "5 of 5 runs are done" in output
+    assert "[1/5" not in output
+    (tmp_path / "out" / "funnel-2000.md").unlink()
+    main(["report", str(tmp_path / "out" / "funnel-2000.jsonl")])
+    assert (tmp_path / "out" / "funnel-2000.md").read_text() == table
+
+
+OWN_TABLE = """
+[columns]
+categorical = ["city"]
+numeric = ["age"]
+[tasks]
+bought = "binary"
+spent = "regression"
+reason = "multiclass"
+[training]
+epochs = 2
+batch_size = 128
+[models.MMoE]
+num_experts = 2
+expert_dnn_units = [4]
+"""
+
+
+def test_a_table_of_ones_own_with_missing_labels_and_an_unknown_category(tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"city": rng.choice(["a", "b"], 1_000), "age": rng.normal(size=1_000)})
+    frame["bought"] = np.where(rng.random(1_000) < 0.3, np.nan, frame["age"] > 0)
+    frame["spent"] = frame["age"] * 3
+    frame["reason"] = np.where(frame["age"] > 0.5, "x", np.where(frame["city"] == "a", "y", "z"))
+    frame.loc[999, "city"] = "elsewhere"
+    frame.to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "c.toml").write_text(OWN_TABLE + '[split]\nmethod = "ordered"\n')
+    command = ["--table", str(tmp_path / "t.parquet"), "--config", str(tmp_path / "c.toml")]
+    main([*command, "--models", "MMoE", "--seeds", "2", "--output", str(tmp_path / "out")])
+    output = capsys.readouterr().out
+    assert "bought AUC" in output
+    assert "spent RMSE" in output
+    assert "reason accuracy" in output
+    (tmp_path / "c.toml").write_text(OWN_TABLE.replace("epochs", "epoch"))
+    with pytest.raises(SystemExit, match=r"`training.epoch` should be one of"):
+        main([*command, "--output", str(tmp_path / "out2")])
+    assert not (tmp_path / "out2").exists()
+    (tmp_path / "c.toml").write_text(OWN_TABLE)
+    with pytest.raises(SystemExit, match="should hold ESMM for a funnel only"):
+        main([*command, "--models", "ESMM", "--output", str(tmp_path / "out2")])
+
+
+def test_tune_goes_on_with_its_study_and_writes_what_the_benchmark_runs(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    command = ["tune", "funnel", "--rows", "1000", "--model", "SharedBottom", "--epochs", "1"]
+    command += ["--output", str(tmp_path)]
+    main([*command, "--trials", "1"])
+    main([*command, "--trials", "2"])
+    assert "trial" in capsys.readouterr().out
+    import optuna
+
+    name, storage = "funnel-1000-SharedBottom", f"sqlite:///{tmp_path / 'studies.db'}"
+    assert len(optuna.load_study(study_name=name, storage=storage).trials) == 2
+    command = ["funnel", "--rows", "1000", "--models", "SharedBottom", "--seeds", "1"]
+    main([*command, "--config", str(tmp_path / f"{name}.toml"), "--output", str(tmp_path)])
+    record = grid.read(tmp_path / "funnel-1000.jsonl")[0]
+    assert record["recipe"]["training"]["monitor"] == "score"
