@@ -7,8 +7,6 @@ from sklearn.metrics import roc_auc_score
 
 from mtl.benchmark import Recipe, Training, compare, train
 from mtl.benchmark import command as command_line
-from mtl.data import make_funnel
-from mtl.models.base import MultiTaskModel
 
 RECIPE = Recipe(
     sizes={
@@ -18,17 +16,6 @@ RECIPE = Recipe(
     training=Training(learning_rate=0.01, batch_size=256, epochs=2, patience=1),
     funnel=(0, 1),
 )
-
-
-@pytest.fixture(autouse=True)
-def _without_xla(monkeypatch):
-    """On TensorFlow it would compile for ten seconds per model."""
-    monkeypatch.setattr(MultiTaskModel, "_xla_on_cpu_pays", lambda self: False)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_funnel(3_000, num_users=20, num_items=10, conversion_rate=0.4, seed=1)
 
 
 def test_train_scores_each_task_on_the_test_rows(data):

@@ -11,8 +11,6 @@ from mtl.benchmark import boosted, grid
 from mtl.benchmark.__main__ import main
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.benchmark.runs import train
-from mtl.data import make_funnel
-from mtl.models.base import MultiTaskModel
 from mtl.models.pace import count_parameters
 
 RECIPE = Recipe(
@@ -24,17 +22,6 @@ RECIPE = Recipe(
     training=Training(learning_rate=0.01, batch_size=256, epochs=1, patience=1),
     funnel=(0, 1),
 )
-
-
-@pytest.fixture(autouse=True)
-def _without_xla(monkeypatch):
-    """On TensorFlow it would compile for ten seconds per model."""
-    monkeypatch.setattr(MultiTaskModel, "_xla_on_cpu_pays", lambda self: False)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_funnel(2_000, num_users=20, num_items=10, conversion_rate=0.4, seed=1)
 
 
 def make(data, path, **changes):
