@@ -15,7 +15,7 @@ PACKAGE = Path(mtl.__file__).parent
 
 # What each part of mtl may import of it, from the leaves up.
 LEAVES = {"checks", "names", "seeds"}
-COLUMNS = {*LEAVES, "features", "tasks"}
+COLUMNS = {*LEAVES, "encodings", "features", "tasks"}
 LAYERS = {*COLUMNS, "layers"}
 TRAINING = {*LAYERS, "losses", "balancing", "optimizers"}
 MODELS = {*TRAINING, "models"}
@@ -23,7 +23,8 @@ ALLOWED = {
     "checks": set(),
     "names": set(),
     "seeds": LEAVES,
-    "features": LEAVES,
+    "encodings": LEAVES,
+    "features": {*LEAVES, "encodings"},
     "tasks": LEAVES,
     "layers": LAYERS,
     "losses": TRAINING,
