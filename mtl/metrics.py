@@ -29,6 +29,9 @@ __all__ = [
     "pcoc",
 ]
 
+# What a table shows of each type of task.
+HEADLINES = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy", "multilabel": "auc"}
+
 
 def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the exact area under the ROC curve: P(a positive scores above a negative).

@@ -27,18 +27,18 @@ import keras
 
 from mtl.balancing import BY_NAME
 from mtl.benchmark import boosted, config, report
+from mtl.benchmark.command import positive
 from mtl.benchmark.grid import Cell, Grid, read
 from mtl.benchmark.recipes import ADULT, CENSUS_INCOME, FUNNEL, MODELS, OWN, REGRESSIONS, Recipe
 from mtl.data import MultiTaskData
-
-DATA_SETS = ("census-income", "adult", "funnel", "related-regressions", "table")
+from mtl.data.files import atomic_path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if any(argument.split("=")[0] == "--table" for argument in given) and given[0] not in (
-        *DATA_SETS,
+        *_DATA_SETS,
         "tune",
     ):
         given.insert(0, "table")
@@ -56,25 +56,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="data set or command")
-    for name in DATA_SETS:
-        command = commands.add_parser(name, help=_HELP[name])
-        _add_data(command, name)
-        _add_grid(command)
-        command.set_defaults(run=_compare, data_set=name)
+    _add_data_sets(commands, _add_grid, _compare)
     tune = commands.add_parser("tune", help="search a model's sizes and training settings")
-    searched = tune.add_subparsers(required=True, metavar="data set")
-    for name in DATA_SETS:
-        command = searched.add_parser(name, help=_HELP[name])
-        _add_data(command, name)
-        _add_search(command)
-        command.set_defaults(run=_tune, data_set=name)
+    _add_data_sets(tune.add_subparsers(required=True, metavar="data set"), _add_search, _tune)
     again = commands.add_parser("report", help="tables and plots of results, again")
     again.add_argument("results", type=Path, nargs="+", help="files of results")
     again.set_defaults(run=_report)
     return parser
 
 
-_HELP = {
+_DATA_SETS = {
     "census-income": "UCI Census-income, two pairs of binary tasks",
     "adult": "UCI Adult, two binary tasks",
     "funnel": "synthetic impressions, clicks and conversions",
@@ -83,13 +74,25 @@ _HELP = {
 }
 
 
+def _add_data_sets(
+    commands: Any,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+) -> None:
+    for name, description in _DATA_SETS.items():
+        command = commands.add_parser(name, help=description)
+        _add_data(command, name)
+        add_options(command)
+        command.set_defaults(run=run, data_set=name)
+
+
 def _add_data(command: argparse.ArgumentParser, name: str) -> None:
     if name == "census-income":
         command.add_argument("--group", type=int, default=1, choices=(1, 2), help="pair of tasks")
     if name in ("census-income", "adult"):
         command.add_argument("--protocol", default="default", choices=("default", "reference"))
     if name in ("funnel", "related-regressions"):
-        command.add_argument("--rows", type=_positive, default=100_000, help="default: 100,000")
+        command.add_argument("--rows", type=positive, default=100_000, help="default: 100,000")
     if name == "related-regressions":
         command.add_argument("--cosine", type=float, default=0.5, help="relatedness, -1 to 1")
     if name == "table":
@@ -106,18 +109,18 @@ def _add_data(command: argparse.ArgumentParser, name: str) -> None:
 
 def _add_grid(command: argparse.ArgumentParser) -> None:
     command.add_argument("--models", nargs="+", default=["all"], choices=("all", *MODELS))
-    command.add_argument("--seeds", type=_positive, default=5, help="number of seeds (default: 5)")
+    command.add_argument("--seeds", type=positive, default=5, help="number of seeds (default: 5)")
     command.add_argument(
         "--balancers", nargs="+", default=["none"], choices=("none", *BY_NAME), help="default: none"
     )
-    command.add_argument("--epochs", type=_positive, help="upper limit of epochs")
+    command.add_argument("--epochs", type=positive, help="upper limit of epochs")
     command.add_argument("--verbose", action="store_true", help="a line per epoch")
 
 
 def _add_search(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, choices=MODELS)
-    command.add_argument("--trials", type=_positive, default=50, help="default: 50")
-    command.add_argument("--epochs", type=_positive, help="upper limit of epochs")
+    command.add_argument("--trials", type=positive, default=50, help="default: 50")
+    command.add_argument("--epochs", type=positive, help="upper limit of epochs")
     command.add_argument("--storage", help="URL of the study (default: an SQLite file in --output)")
 
 
@@ -233,7 +236,8 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
     """Print the table, and write it and the plot beside the results."""
     print(f"\n{report.text_table(records)}\n\n{report.legend(records)}")
     table = f"{report.markdown_table(records)}\n\n{report.legend(records)}\n"
-    path.with_suffix(".md").write_text(table, encoding="utf-8")
+    with atomic_path(path.with_suffix(".md")) as part:
+        part.write_text(table, encoding="utf-8")
     written = [path, path.with_suffix(".md")]
     try:
         report.plot(records, path.with_suffix(".png"))
@@ -274,13 +278,6 @@ def _tune(args: argparse.Namespace) -> None:
         f"{stem}-{args.model}",
         args.output / f"{stem}-{args.model}.toml",
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"should be a positive integer. Received: {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -48,12 +48,16 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
     tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
     names = [c.name for c in data.feature_columns]
     categorical = [i for i, c in enumerate(data.feature_columns) if isinstance(c, SparseFeat)]
+    train, val, test = (
+        split and (np.column_stack([split[0][name] for name in names]).astype("float64"), split[1])
+        for split in (data.train, data.val, data.test)
+    )
     metrics, validation, trees, leaves = {}, {}, [], 0
     for k, task in enumerate(tasks):
-        model = _fit(data, names, categorical, task, k, seed)
-        metrics[task.name] = _scores(model, data.test, names, task, k)
-        if data.val is not None:
-            validation[task.name] = _scores(model, data.val, names, task, k)
+        model = _fit(train, val, categorical, task, k, seed)
+        metrics[task.name] = _scores(model, test, task, k)
+        if val is not None:
+            validation[task.name] = _scores(model, val, task, k)
         trees.append(max(model.best_iteration, 0) or model.current_iteration())
         leaves += trees[-1] * model.num_model_per_iteration() * _LEAVES
     return {
@@ -64,9 +68,7 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
     }
 
 
-def _fit(
-    data: MultiTaskData, names: list[str], categorical: list[int], task: Task, k: int, seed: int
-) -> Any:
+def _fit(train: Any, val: Any, categorical: list[int], task: Task, k: int, seed: int) -> Any:
     lightgbm = extra("lightgbm", "bench")
     parameters = {
         "objective": _OBJECTIVES[task.type],
@@ -79,29 +81,25 @@ def _fit(
         parameters["num_class"] = task.size
 
     def dataset(split: Any, reference: Any = None) -> Any:
-        x, y = _matrix(split[0], names), np.ravel(split[1][k])
+        x, y = split[0], np.ravel(split[1][k])
         known = ~np.isnan(y)
         return lightgbm.Dataset(
             x[known], y[known], reference=reference, categorical_feature=categorical
         )
 
-    train = dataset(data.train)
-    if data.val is None:
-        return lightgbm.train(parameters, train, 500)
+    rows = dataset(train)
+    if val is None:
+        return lightgbm.train(parameters, rows, 500)
     return lightgbm.train(
         parameters,
-        train,
+        rows,
         SETTINGS["rounds"],
-        valid_sets=[dataset(data.val, train)],
+        valid_sets=[dataset(val, rows)],
         callbacks=[lightgbm.early_stopping(SETTINGS["patience"], verbose=False)],
     )
 
 
-def _scores(model: Any, split: Any, names: list[str], task: Task, k: int) -> dict[str, float]:
-    predicted = np.asarray(model.predict(_matrix(split[0], names)))
+def _scores(model: Any, split: Any, task: Task, k: int) -> dict[str, float]:
+    predicted = np.asarray(model.predict(split[0]))
     scores = scores_of(task, split[1][k], predicted.reshape(len(predicted), -1))
     return {name: value for name, value in scores.items() if not np.isnan(value)}
-
-
-def _matrix(x: Mapping[str, Any], names: list[str]) -> Any:
-    return np.column_stack([np.asarray(x[name], np.float64) for name in names])

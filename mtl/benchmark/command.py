@@ -27,11 +27,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--protocol", default="default", choices=("default", "reference"))
-    parser.add_argument("--epochs", type=_positive, help="upper limit of epochs")
-    parser.add_argument(
-        "--patience", type=_positive, help="epochs without a better validation loss"
-    )
-    parser.add_argument("--batch-size", type=_positive, help="rows per step")
+    parser.add_argument("--epochs", type=positive, help="upper limit of epochs")
+    parser.add_argument("--patience", type=positive, help="epochs without a better validation loss")
+    parser.add_argument("--batch-size", type=positive, help="rows per step")
     parser.add_argument("--optimizer", default="adam", choices=OPTIMIZERS)
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one run per seed")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
@@ -98,7 +96,8 @@ def _environment() -> str:
     return ", ".join(f"{name} {number}" for name, number in _versions().items())
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a positive integer of a command line, or raise argparse's error."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"should be a positive integer. Received: {text}")

@@ -15,23 +15,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from mtl.benchmark import boosted
+from mtl.benchmark.processes import versions
 from mtl.benchmark.recipes import Recipe
+from mtl.benchmark.report import BOOSTED, SINGLE, row_name
 from mtl.benchmark.runs import build, train, types_of
 from mtl.data import MultiTaskData
 from mtl.inspection.transfer import alone
 from mtl.models import SharedBottom
 from mtl.models.pace import count_parameters
 from mtl.tasks import resolve_tasks
-
-SINGLE, BOOSTED = "single-task", "LightGBM"
-_PACKAGES = ("keras-mtl", "keras", "tensorflow", "jax", "torch", "lightgbm", "numpy")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Cell:
     @property
     def row(self) -> str:
         """The table's row that the run belongs to."""
-        return f"{self.model} + {self.balancer}" if self.balancer else self.model
+        return row_name(self.model, self.balancer)
 
 
 class Grid:
@@ -63,7 +61,7 @@ class Grid:
         recipe: sizes and training settings.
         model_names: list of factories' names.
         seeds: list of int.
-        balancers: list of str and None. Of every model but ESMM.
+        balancers: list of str and None. Each is a row of every model.
         lightgbm: bool. Whether the grid has a row for LightGBM.
         path: Path. The file of results, a JSON object per line.
 
@@ -235,10 +233,8 @@ def _one_task(data: MultiTaskData, k: int) -> MultiTaskData:
 
 def _surroundings() -> dict[str, Any]:
     """Return what else a result depends on: the versions, the commit and the machine."""
-    installed = {package.name: package.version for package in distributions()}
-    versions = {name: installed[name] for name in _PACKAGES if name in installed}
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **versions()},
         "commit": _commit(),
         "cores": os.cpu_count(),
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mtl import checks
-from mtl.benchmark.config import Section, boolean, extra, one_of, text
+from mtl.benchmark.config import Section, anything, boolean, extra, one_of, settings, text
 from mtl.data import MultiTaskData, TableEncoder
 from mtl.data.dataset import SPLITS
 from mtl.data.vocabulary import Vocabulary
@@ -111,19 +111,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def _encoder(section: Section) -> TableEncoder:
-    known = list(inspect.signature(TableEncoder).parameters)
-    arguments = {key: section.take(key, _anything) for key in known if key in section}
-    for key in known:
-        section.take(key, _anything, None)
-    section.close()
+    arguments = settings(section, dict.fromkeys(signature(TableEncoder).parameters, anything))
     try:
         return TableEncoder(**{"categorical": (), **arguments})
     except (TypeError, ValueError) as error:
         raise ValueError(f"[{section.where}] {error}") from error
-
-
-def _anything(name: str, value: Any) -> Any:
-    return value
 
 
 Reader = Callable[["pd.Series[Any]", Array], tuple[Array, Any]]
@@ -142,7 +134,7 @@ def _task_readers(section: Section) -> dict[str, Reader]:
 
 
 def _binary(section: Section) -> Reader:
-    positive = section.take("positive", _anything, None)
+    positive = section.take("positive", anything, None)
     where = section.where
 
     def read(column: pd.Series[Any], _: Array) -> tuple[Array, Any]:

@@ -24,6 +24,8 @@ _PACKAGES = {
     "torch": "torch",
     "deepctr": "deepctr",
     "torch_rechub": "torch-rechub",
+    "lightgbm": "lightgbm",
+    "numpy": "numpy",
 }
 
 
@@ -58,9 +60,13 @@ def measure(
 
 def report(**values: Any) -> None:
     """Print what this process measured, with its peak memory and versions, for `measure`."""
-    versions = {name: version(name) for module, name in _PACKAGES.items() if module in sys.modules}
-    facts = {"peak_mib": peak_mib(), "versions": versions}
+    facts = {"peak_mib": peak_mib(), "versions": versions()}
     print(_MARK + json.dumps({**values, **facts}), flush=True)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that this process has imported."""
+    return {name: version(name) for module, name in _PACKAGES.items() if module in sys.modules}
 
 
 def peak_mib() -> float:

@@ -11,10 +11,10 @@ import numpy as np
 from scipy import stats
 
 from mtl.benchmark.config import extra
-from mtl.benchmark.runs import HEADLINES
+from mtl.metrics import HEADLINES
 
 SIGNIFICANCE = 0.05
-SINGLE = "single-task"
+SINGLE, BOOSTED = "single-task", "LightGBM"  # the references
 _SMALLER_IS_BETTER = ("rmse",)
 _TITLES = {"auc": "AUC", "rmse": "RMSE", "accuracy": "accuracy"}
 
@@ -96,9 +96,14 @@ def columns(records: Sequence[Record]) -> list[Column]:
     return found
 
 
+def row_name(model: str, balancer: str | None) -> str:
+    """Return the row of a model with a balancer."""
+    return f"{model} + {balancer}" if balancer else model
+
+
 def row_of(record: Record) -> str:
     """Return the row that a result belongs to."""
-    return f"{record['model']} + {record['balancer']}" if record["balancer"] else record["model"]
+    return row_name(record["model"], record["balancer"])
 
 
 def cells(records: Sequence[Record], bold: str = "") -> list[list[str]]:
@@ -201,7 +206,7 @@ def plot(records: Sequence[Record], path: str | Path) -> None:
     for column, axes in zip(every, panels[0], strict=True):
         for place, row in enumerate(rows):
             values = [*column.values.get(row, {}).values()]
-            reference = row in (SINGLE, "LightGBM")
+            reference = row in (SINGLE, BOOSTED)
             axes.plot(
                 values,
                 [place] * len(values),

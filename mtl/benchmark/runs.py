@@ -14,15 +14,14 @@ import numpy as np
 from mtl import models
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.data import MultiTaskData
-from mtl.metrics import evaluate_tasks, scores_of
+from mtl.metrics import HEADLINES, evaluate_tasks, scores_of
 from mtl.models.base import MultiTaskModel
 from mtl.models.pace import count_parameters
 from mtl.optimizers import LazyAdam
 from mtl.tasks import resolve_tasks
 
 OPTIMIZERS = ("adam", "lazy_adam")
-# The metric that a table shows, and the one whose mean over tasks is an epoch's score.
-HEADLINES = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy", "multilabel": "auc"}
+# The metrics whose mean over tasks is an epoch's score.
 _TO_AVERAGE = {**HEADLINES, "regression": "r2"}
 
 

@@ -14,14 +14,13 @@ import pandas as pd
 from scipy import stats
 
 from mtl import checks
-from mtl.metrics import scores_of
+from mtl.metrics import HEADLINES, scores_of
 from mtl.models import arrays, spread
 from mtl.models.pace import count_parameters
 from mtl.tasks import Task
 
 # What makes a model larger or smaller, whatever its number of tasks.
 _WIDTHS = ("expert_dnn_units", "bottom_dnn_units")
-_KEYS = {"binary": "auc", "multiclass": "accuracy", "multilabel": "auc"}
 _METRICS = {
     "binary": "AUC",
     "regression": "-RMSE",
@@ -266,8 +265,8 @@ def _fresh(value: Any) -> Any:
 def _score(task: Task, labels: Any, predictions: Any, metric: Any) -> float:
     """Return a score, the greater the better, on the rows whose label is known."""
     if metric is None:
-        scores = scores_of(task, labels, predictions)
-        return -scores["rmse"] if task.type == "regression" else scores[_KEYS[task.type]]
+        score = scores_of(task, labels, predictions)[HEADLINES[task.type]]
+        return -score if task.type == "regression" else score
     labels = np.asarray(labels).reshape(len(predictions), -1)
     rows = ~np.isnan(labels).any(axis=1)
     return float(metric(labels[rows], np.asarray(predictions)[rows]))
