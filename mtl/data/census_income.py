@@ -51,6 +51,11 @@ _COLLEGE = (
     "Doctorate degree(PhD EdD)",
 )
 # fmt: on
+# Chosen on the validation rows: +0.006 of income's AUC over the scaled numbers alone.
+_ENCODER: dict[str, dict[str, Any]] = {
+    "default": {"encoding": "piecewise_linear"},
+    "reference": {},
+}
 # Each group's first task: its name, its column, and the values that count as positive.
 _GROUPS = {
     1: ("income", "income_50k", ("50000+.",)),
@@ -71,13 +76,14 @@ def load_census_income(
         group: int. 1: "income" (over 50,000 dollars) and "marital" (never married). 2:
             "education" (at least some college) and "marital". The columns that the labels are
             made of are no features of the group. Defaults to 1.
-        protocol: str. "default": leak-free, vocabularies and min-max scalings fitted on the
-            training rows only, and `instance_weight` (the number of persons that a row stands
-            for) as `sample_weight`, divided by its training mean, instead of a feature.
-            "reference": as published tables were made, fitted on all rows, test rows included,
-            with `instance_weight` as a feature. Defaults to "default".
+        protocol: str. "default": leak-free, vocabularies, min-max scalings and piecewise-linear
+            encodings of the numbers fitted on the training rows only, and `instance_weight` (the
+            number of persons that a row stands for) as `sample_weight`, divided by its training
+            mean, instead of a feature. "reference": as published tables were made, min-max
+            scalings without encodings, fitted on all rows, test rows included, with
+            `instance_weight` as a feature. Defaults to "default".
         encoder: dict or None. Settings of the `TableEncoder` for all columns that replace the
-            protocol's, such as `{"encoding": "piecewise_linear"}`. Defaults to None.
+            protocol's, such as `{"encoding": None}`. Defaults to None.
 
     Returns:
         A MultiTaskData with 29 categorical features of embedding size 4 and 10 numeric ones (11
@@ -147,6 +153,6 @@ def build(
         categorical=[c for c in _COLUMNS if c not in (*_NUMERIC, column, "marital_stat")],
         numeric=_NUMERIC,
         weight="instance_weight",
-        encoder={"embedding_dim": 4, **(encoder or {})},
+        encoder={"embedding_dim": 4, **_ENCODER[protocol], **(encoder or {})},
         protocol=protocol,
     )

@@ -104,6 +104,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         {"monitor": "score", "optimizer": "lazy_adam"},
     ],
 )
+@pytest.mark.filterwarnings("ignore:LazyAdam received the gradient of a whole:UserWarning")
 def test_every_training_setting_trains(data, settings):
     recipe = RECIPE.with_training(epochs=3, patience=5, **settings)
     model, result = train(data, recipe, "SharedBottom", 0, verbose=False)

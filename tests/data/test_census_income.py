@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from mtl.data import MultiTaskData, census_income, load_census_income
+from mtl.encodings import PiecewiseLinear
 from mtl.features import get_feature_names
 
 # One row as it stands in the file, and what the tests change in it.
@@ -93,6 +94,21 @@ def test_features_and_tasks_of_group_1(default):
     assert default.task_names == ["income", "marital"]
     assert default.task_types == ["binary", "binary"]
     assert default.truth is None
+
+
+def test_encodings_of_numbers(default, reference, census_frames):
+    number = {
+        protocol: {c.name: c.transform_fn for c in data.feature_columns[29:]}
+        for protocol, data in {"default": default, "reference": reference}.items()
+    }
+    assert all(isinstance(f, PiecewiseLinear) for f in number["default"].values())
+    assert set(number["reference"].values()) == {None}
+    # Zero is the most frequent wage by far: a bin of its own, up to halfway to the next wage.
+    wages = census_frames[0]["wage_per_hour"]
+    half = wages[wages > 0].min() / wages.max() / 2
+    np.testing.assert_allclose(number["default"]["wage_per_hour"].edges[:2], [0, half], rtol=1e-5)
+    plain = census_income.build(*census_frames, 1, "default", {"encoding": None})
+    assert all(c.transform_fn is None for c in plain.feature_columns[29:])
 
 
 def test_group_2_swaps_education_and_income(group2):
