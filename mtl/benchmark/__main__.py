@@ -100,8 +100,10 @@ def _add_data(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument(
         "--config",
         type=Path,
+        nargs="+",
+        default=[],
         required=name == "table",
-        help="TOML file: sizes and training settings"
+        help="TOML files, read as one: sizes and training settings"
         + (", columns, tasks and split" if name == "table" else ""),
     )
     command.add_argument("--output", type=Path, default=Path("benchmark"), help="folder of results")
@@ -128,7 +130,7 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
     """Return what the data set is, what loads it, and its recipe."""
     from mtl import data
 
-    file = config.read(args.config) if args.config else config.Section({})
+    file = config.read(*args.config)
     name: dict[str, Any] = {"dataset": args.data_set}
     if args.data_set == "table":
         from mtl.benchmark.own_table import load_table
@@ -142,7 +144,7 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
         name |= {
             "table": args.table.name,
             "content": hashlib.sha256(
-                args.table.read_bytes() + args.config.read_bytes()
+                b"".join(path.read_bytes() for path in (args.table, *args.config))
             ).hexdigest()[:16],
         }
         return name, lambda: loaded, recipe.with_funnel(funnel)
@@ -152,6 +154,8 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
         "funnel": FUNNEL,
         "related-regressions": REGRESSIONS,
     }[args.data_set]
+    if args.data_set == "census-income" and args.protocol == "default":
+        base = config.tuned(f"census-income-{args.group}", base)
     recipe = config.recipe(file, base)
     file.close()
     if args.data_set == "census-income":

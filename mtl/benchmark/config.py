@@ -78,28 +78,43 @@ class Section:
             )
 
 
-def read(path: str | Path) -> Section:
-    """Read a TOML file.
+def read(*paths: str | Path) -> Section:
+    """Read TOML files as one.
 
     Args:
-        path: str or Path.
+        *paths: str or Path. Where two files have the same key, the later one holds.
 
     Returns:
-        The file as a `Section`.
+        The files as a `Section`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML.
+        ValueError: one is no TOML.
         ModuleNotFoundError: Python 3.10 without the extra `bench`.
     """
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = _merged(values, _parsed(path))
+    return Section(values)
+
+
+def _parsed(path: str | Path) -> Any:
     try:
         toml: Any = import_module("tomllib")
     except ModuleNotFoundError:
         toml = extra("tomli", "bench")
     try:
-        return Section(toml.loads(Path(path).read_text(encoding="utf-8")))
+        return toml.loads(Path(path).read_text(encoding="utf-8"))
     except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} should be a TOML file. Received: {error}") from error
+
+
+def _merged(first: Any, second: Any) -> Any:
+    """Return two tables as one; of two other values the second."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return second
+    both = {key: _merged(first[key], second[key]) for key in first.keys() & second.keys()}
+    return {**first, **second, **both}
 
 
 def extra(module: str, name: str) -> Any:
@@ -193,6 +208,16 @@ def recipe(config: Section, base: Recipe) -> Recipe:
         own_training={**before, **{m: {**before.get(m, {}), **s} for m, s in own.items()}},
         encoder={**result.encoder, **encoder},
     )
+
+
+def tuned(data_set: str, base: Recipe) -> Recipe:
+    """Return the recipe that was found for a data set by its validation rows.
+
+    Args:
+        data_set: str. "census-income-1" or "census-income-2".
+        base: what holds where the configuration is silent.
+    """
+    return recipe(read(Path(__file__).parent / "tuned" / f"{data_set}.toml"), base)
 
 
 def _training(section: Section) -> dict[str, Any]:

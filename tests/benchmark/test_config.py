@@ -1,12 +1,14 @@
 """Configurations: every mistake gets an error that names the key."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mtl.benchmark import config
 from mtl.benchmark.own_table import load_table, read_table
-from mtl.benchmark.recipes import OWN
+from mtl.benchmark.recipes import CENSUS_INCOME, MODELS, OWN
 from mtl.benchmark.tune import to_toml
 
 WHOLE = """
@@ -206,3 +208,22 @@ def test_what_tune_writes_is_read_again(tmp_path):
     recipe = config.recipe(config.read(tmp_path / "t.toml"), OWN)
     assert recipe.sizes["PLE"] == {**OWN.sizes["PLE"], **options}
     assert recipe.training_of("PLE").schedule == "cosine"
+
+
+def test_later_files_come_before_earlier_ones(tmp_path):
+    (tmp_path / "a.toml").write_text("[training]\nepochs = 2\nema = 0.9\n[models.PLE]\nseed = 1\n")
+    (tmp_path / "b.toml").write_text("[training]\nepochs = 3\n[models.MMoE]\n")
+    both = config.read(tmp_path / "a.toml", tmp_path / "b.toml")
+    assert both.rest() == {
+        "training": {"epochs": 3, "ema": 0.9},
+        "models": {"PLE": {"seed": 1}, "MMoE": {}},
+    }
+    assert config.read().rest() == {}
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_tuned_recipes_are_whole(group):
+    recipe = config.tuned(f"census-income-{group}", CENSUS_INCOME)
+    assert recipe.encoder
+    tuned = Path(config.__file__).parent / "tuned" / f"census-income-{group}.toml"
+    assert set(config.read(tuned).rest()["models"]) == set(MODELS)
