@@ -115,13 +115,13 @@ def train(
     steps = training.epochs * math.ceil(len(data.train[1][0]) / training.batch_size)
     model.compile(_optimizer(training, steps), balancer=balancer)
     # The score's callback predicts the validation rows itself: no second pass over them.
-    by_loss = data.val is not None and training.monitor == "loss"
+    val = data.val if training.monitor == "loss" else None
     history = model.fit(
         data.train[0],
         _by_name(data, data.train[1]),
         batch_size=training.batch_size,
         epochs=training.epochs,
-        validation_data=(data.val[0], _by_name(data, data.val[1])) if by_loss else None,
+        validation_data=val and (val[0], _by_name(data, val[1])),
         validation_batch_size=8192,
         callbacks=[
             *_callbacks(data, training),
