@@ -2,9 +2,7 @@
 
 import os
 
+# The tests compile much and compute little. Read by JAX when it is imported.
+COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if os.environ.get("KERAS_BACKEND") == "jax":
-    # The tests compile much and compute little. Read by JAX when it is imported.
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    )
+    os.environ.setdefault("XLA_FLAGS", COMPILE_QUICKLY)

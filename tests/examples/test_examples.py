@@ -2,11 +2,13 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import COMPILE_QUICKLY
 
 from mtl.data import adult, download
 
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def run(script, *arguments, backend=None):
     """Run a script; on JAX, where it trains many models, which that compiles sooner."""
-    chosen = {"KERAS_BACKEND": backend} if backend else {}
+    chosen = {"KERAS_BACKEND": backend, "XLA_FLAGS": COMPILE_QUICKLY} if backend else {}
     result = subprocess.run(
         [sys.executable, EXAMPLES / script, *map(str, arguments)],
         capture_output=True,
@@ -59,13 +61,11 @@ def test_census_income_prints_a_table_and_writes_json(tmp_path):
         (["--json", "/nowhere/results.json"], "existing folder"),
     ],
 )
-def test_census_income_refuses_bad_arguments(arguments, message):
-    result = subprocess.run(
-        [sys.executable, EXAMPLES / "census_income.py", *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode != 0
-    assert message in result.stderr
+def test_census_income_refuses_bad_arguments(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["census_income.py", *arguments])
+    with pytest.raises((SystemExit, FileNotFoundError)) as error:
+        runpy.run_path(str(EXAMPLES / "census_income.py"), run_name="__main__")
+    assert message in capsys.readouterr().err + str(error.value)
 
 
 def test_adult():
@@ -96,7 +96,7 @@ def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
 
 
 def test_missing_labels_compares_what_to_do_with_them():
-    output = run("missing_labels.py", "--rows", 4096, "--epochs", 1, "--seed", 0, 1,
+    output = run("missing_labels.py", "--rows", 4096, "--epochs", 8, "--seed", 0, 1,
                  "--balancers", "uncertainty", backend="jax")  # fmt: skip
     rows = {line[:22].strip(): line[22:].split() for line in output.splitlines()[-4:]}
     assert list(rows) == ["rows dropped", "masked", "masked, uncertainty", "all labels"]
@@ -120,7 +120,7 @@ def test_your_own_dataframe():
 
 def test_benchmark_vocabulary_prints_a_table_and_writes_json(tmp_path):
     output = run(
-        "benchmark_vocabulary.py", "--vocabularies", 50, 100, "--contenders",
+        "benchmark_vocabulary.py", "--vocabularies", 50, "--contenders",
         "LazyAdam, JAX", "DeepCTR, TensorFlow", "--repeats", 1, "--seconds", 0.01,
         "--json", tmp_path / "results.json",
     )  # fmt: skip
@@ -129,8 +129,6 @@ def test_benchmark_vocabulary_prints_a_table_and_writes_json(tmp_path):
     assert [(r["contender"], r["vocabulary"]) for r in results] == [
         ("LazyAdam, JAX", 50),
         ("DeepCTR, TensorFlow", 50),
-        ("LazyAdam, JAX", 100),
-        ("DeepCTR, TensorFlow", 100),
     ]
     assert all(r["ms"] > 0 and r["peak_mib"] > 0 for r in results)
 

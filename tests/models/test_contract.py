@@ -196,6 +196,7 @@ def test_weights_save_and_load(trained: Trained, tmp_path: pathlib.Path) -> None
     toy.same(toy.outputs(other, trained.x), trained.outputs, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", toy.SOME)
 def test_training_goes_on_after_loading_as_without_the_break(
     name: str, tmp_path: pathlib.Path
 ) -> None:
@@ -215,7 +216,10 @@ def test_training_goes_on_after_loading_as_without_the_break(
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [*((name, "mixed_float16") for name in toy.MODELS), ("PLE", "mixed_bfloat16")],
+)
 def test_mixed_precision_trains(
     name: str, policy: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest
 ) -> None:
@@ -271,6 +275,7 @@ class Batches(keras.utils.PyDataset):
         return {k: v[rows] for k, v in self.x.items()}, tuple(v[rows] for v in self.y)
 
 
+@pytest.mark.parametrize("name", toy.SOME)
 def test_every_source_of_data_trains_alike(name: str) -> None:
     x, y = toy.features(), toy.labels()
     flat = {key: value for key, value in x.items() if value.ndim == 1}
@@ -295,6 +300,7 @@ def test_every_source_of_data_trains_alike(name: str) -> None:
         toy.same(values, weights["numpy"])
 
 
+@pytest.mark.parametrize("name", toy.SOME)
 def test_validation_split_holds_out_the_last_rows(name: str) -> None:
     x, y = toy.features(), toy.labels()
     model = toy.build(name)

@@ -25,7 +25,7 @@ def steady(examples: int) -> settings:
     """The same examples on every run, and on any machine."""
     return settings(
         # JAX compiles every operation for every shape, so that an example costs seconds there.
-        max_examples=examples // 2 if toy.BACKEND == "jax" else examples,
+        max_examples=examples // 4 if toy.BACKEND == "jax" else examples,
         derandomize=True,
         database=None,
         deadline=None,
