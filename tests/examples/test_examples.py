@@ -100,7 +100,9 @@ def test_missing_labels_compares_what_to_do_with_them():
                  "--balancers", "uncertainty", backend="jax")  # fmt: skip
     rows = {line[:22].strip(): line[22:].split() for line in output.splitlines()[-4:]}
     assert list(rows) == ["rows dropped", "masked", "masked, uncertainty", "all labels"]
-    assert all(0.3 < float(cell) < 1 for row in rows.values() for cell in row[::3])
+    # Some hundred rows, a step per epoch: what drops rows has learned nothing yet.
+    learned = [row for case, row in rows.items() if case != "rows dropped"]
+    assert all(0.8 < float(cell) < 1 for row in learned for cell in row[::3])
 
 
 def test_balancing_times_and_scores_every_balancer():
