@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import COMPILE_QUICKLY
+from compiling import COMPILE_QUICKLY
 
 from mtl.data import adult, download
 
