@@ -84,7 +84,7 @@ def test_funnel():
 
 def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
     output = run(
-        "diagnose.py", "--rows", 3000, "--epochs", 1, "--seeds", 0, 1,
+        "diagnose.py", "--rows", 1024, "--epochs", 1, "--seeds", 0, 1,
         "--output", tmp_path / "new", backend="jax",
     )  # fmt: skip
     titles = ("Expert utilisation", "Gates by epoch", "Cosine of the tasks' gr", "Multi-task ag")
@@ -96,13 +96,13 @@ def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
 
 
 def test_missing_labels_compares_what_to_do_with_them():
-    output = run("missing_labels.py", "--rows", 4096, "--epochs", 8, "--seed", 0, 1,
+    output = run("missing_labels.py", "--rows", 4096, "--epochs", 8, "--seed", 0,
                  "--balancers", "uncertainty", backend="jax")  # fmt: skip
     rows = {line[:22].strip(): line[22:].split() for line in output.splitlines()[-4:]}
     assert list(rows) == ["rows dropped", "masked", "masked, uncertainty", "all labels"]
     # Some hundred rows, a step per epoch: what drops rows has learned nothing yet.
     learned = [row for case, row in rows.items() if case != "rows dropped"]
-    assert all(0.8 < float(cell) < 1 for row in learned for cell in row[::3])
+    assert all(0.8 < float(cell) < 1 for row in learned for cell in row)
 
 
 def test_balancing_times_and_scores_every_balancer():

@@ -56,7 +56,7 @@ _COMMON = {
 }
 
 
-@pytest.fixture(scope="module", params=toy.MODELS)
+@pytest.fixture(scope="module", params=toy.SOME)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -218,7 +218,7 @@ def test_training_goes_on_after_loading_as_without_the_break(
 
 @pytest.mark.parametrize(
     ("name", "policy"),
-    [*((name, "mixed_float16") for name in toy.MODELS), ("PLE", "mixed_bfloat16")],
+    [*((name, "mixed_float16") for name in toy.SOME), ("PLE", "mixed_bfloat16")],
 )
 def test_mixed_precision_trains(
     name: str, policy: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest
