@@ -8,29 +8,32 @@ import sys
 from pathlib import Path
 
 import pytest
-from compiling import COMPILE_QUICKLY
 
 from mtl.data import adult, download
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
+# Scripts that train many models, which JAX compiles sooner.
+on_jax = pytest.mark.skipif(
+    os.environ.get("KERAS_BACKEND") != "jax", reason="the script is run in the tests on JAX"
+)
 
 
-def run(script, *arguments, backend=None):
-    """Run a script; on JAX, where it trains many models, which that compiles sooner."""
-    chosen = {"KERAS_BACKEND": backend, "XLA_FLAGS": COMPILE_QUICKLY} if backend else {}
+def run(script, *arguments):
+    """Run a script, and return what it printed."""
     result = subprocess.run(
         [sys.executable, EXAMPLES / script, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **chosen},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         check=False,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
+@slow
 def test_quickstart_is_short_and_learns():
     assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 26
     scores = eval(run("quickstart.py").splitlines()[-1])
@@ -38,6 +41,7 @@ def test_quickstart_is_short_and_learns():
     assert scores["marital_AUC"] > 0.98
 
 
+@slow
 def test_census_income_prints_a_table_and_writes_json(tmp_path):
     path = tmp_path / "results.json"
     output = run(
@@ -52,6 +56,7 @@ def test_census_income_prints_a_table_and_writes_json(tmp_path):
     assert results["arguments"]["group"] == 2
 
 
+@slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -68,6 +73,7 @@ def test_census_income_refuses_bad_arguments(arguments, message, monkeypatch, ca
     assert message in capsys.readouterr().err + str(error.value)
 
 
+@slow
 def test_adult():
     if not all(download.find(file) for file in adult._FILES):
         pytest.skip("the Adult files are neither under MTL_DATA_HOME nor in the cache")
@@ -76,16 +82,18 @@ def test_adult():
     assert float(row.split()[1]) > 0.85
 
 
+@slow
 def test_funnel():
     output = run("funnel.py", "--samples", 20_000, "--epochs", 1)
     assert "entire space" in output
     assert "clicked rows" in output
 
 
+@on_jax
 def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
     output = run(
         "diagnose.py", "--rows", 1024, "--epochs", 1, "--seeds", 0, 1,
-        "--output", tmp_path / "new", backend="jax",
+        "--output", tmp_path / "new",
     )  # fmt: skip
     titles = ("Expert utilisation", "Gates by epoch", "Cosine of the tasks' gr", "Multi-task ag")
     assert all(f"\n{title}" in output for title in titles)
@@ -95,9 +103,10 @@ def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 
+@on_jax
 def test_missing_labels_compares_what_to_do_with_them():
     output = run("missing_labels.py", "--rows", 4096, "--epochs", 8, "--seed", 0,
-                 "--balancers", "uncertainty", backend="jax")  # fmt: skip
+                 "--balancers", "uncertainty")  # fmt: skip
     rows = {line[:22].strip(): line[22:].split() for line in output.splitlines()[-4:]}
     assert list(rows) == ["rows dropped", "masked", "masked, uncertainty", "all labels"]
     # Some hundred rows, a step per epoch: what drops rows has learned nothing yet.
@@ -105,21 +114,24 @@ def test_missing_labels_compares_what_to_do_with_them():
     assert all(0.8 < float(cell) < 1 for row in learned for cell in row)
 
 
+@on_jax
 def test_balancing_times_and_scores_every_balancer():
     output = run("balancing.py", "--rows", 2048, "--repeats", 1, "--epochs", 1,
-                 "--balancers", "pcgrad", backend="jax")  # fmt: skip
+                 "--balancers", "pcgrad")  # fmt: skip
     rows = {line[:16].strip(): line[16:].split() for line in output.splitlines()[-3:]}
     assert list(rows) == ["plain sum", "missing labels", "pcgrad"]
     assert float(rows["plain sum"][2]) == 1
     assert all(float(cell) > 0.8 for cell in rows["pcgrad"][-2:])
 
 
+@slow
 def test_your_own_dataframe():
     output = run("your_own_dataframe.py")
     assert "Atlantis" in output
     assert "predicted_spent" in output
 
 
+@slow
 def test_benchmark_vocabulary_prints_a_table_and_writes_json(tmp_path):
     output = run(
         "benchmark_vocabulary.py", "--vocabularies", 50, "--contenders",
@@ -135,6 +147,7 @@ def test_benchmark_vocabulary_prints_a_table_and_writes_json(tmp_path):
     assert all(r["ms"] > 0 and r["peak_mib"] > 0 for r in results)
 
 
+@slow
 def test_benchmark_speed_prints_tables_and_writes_json(tmp_path):
     output = run(
         "benchmark_speed.py", "--models", "ESMM", "--contenders", "mtl, JAX", "DeepCTR",
@@ -148,6 +161,7 @@ def test_benchmark_speed_prints_tables_and_writes_json(tmp_path):
         assert all(r[measured] > 0 for r in results)
 
 
+@slow
 def test_profile_step_prints_a_table():
     output = run("profile_step.py", "--backends", "jax", "--repeats", 1, "--rows", 2048)
     table = {line[:22].strip(): line[22:].split() for line in output.splitlines()[-6:]}
