@@ -23,6 +23,25 @@ from mtl.data.files import atomic_path
 Settings = dict[str, Any]
 
 
+# The trial that every search begins with: no search ends below it.
+FIRST: Settings = {
+    "width": 64,
+    "layers": 1,
+    "tower": 8,
+    "dense_embedding_dim": 8,
+    "dnn_dropout": 0.3,
+    "embedding_dropout": 0.0,
+    "num_experts": 4,
+    "num_experts_specific": 2,
+    "num_experts_shared": 2,
+    "learning_rate": 3e-3,
+    "batch_size": 1024,
+    "schedule": "cosine",
+    "weight_decay": 1e-4,
+    "ema": 0.0,
+}
+
+
 def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
     """Return the factory's options and the training settings that a trial tries.
 
@@ -35,20 +54,21 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
         Two dicts: options of the factory, and settings of `Training`.
     """
     width = trial.suggest_categorical("width", [16, 32, 64, 128])
+    layers = trial.suggest_categorical("layers", [1, 2])
     tower = trial.suggest_categorical("tower", [0, 8, 16, 32])
+    towers = [tower] if tower else []
     options: Settings = {
-        "tower_dnn_units_lists": [[tower] if tower else []] * num_tasks,
+        "tower_dnn_units_lists": [towers] * num_tasks,
         "dense_embedding_dim": trial.suggest_categorical("dense_embedding_dim", [4, 8, 16]),
         "dnn_dropout": trial.suggest_float("dnn_dropout", 0, 0.5),
         "embedding_dropout": trial.suggest_float("embedding_dropout", 0, 0.3),
-        "l2_reg_embedding": trial.suggest_float("l2_reg_embedding", 1e-7, 1e-3, log=True),
     }
     if model == "ESMM":
-        options["tower_dnn_units_lists"] = [[4 * width, tower] if tower else [4 * width]] * 2
+        options["tower_dnn_units_lists"] = [_halving(4 * width, layers) + towers] * 2
     elif model == "SharedBottom":
-        options["bottom_dnn_units"] = [4 * width]
+        options["bottom_dnn_units"] = _halving(4 * width, layers)
     else:
-        options["expert_dnn_units"] = [width]
+        options["expert_dnn_units"] = _halving(width, layers)
         if model in ("MoE", "MMoE"):
             options["num_experts"] = trial.suggest_categorical("num_experts", [4, 8, 16])
         else:
@@ -58,9 +78,13 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
         "learning_rate": trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True),
         "batch_size": trial.suggest_categorical("batch_size", [512, 1024, 2048]),
         "schedule": trial.suggest_categorical("schedule", ["constant", "cosine"]),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
         "ema": trial.suggest_categorical("ema", [0.0, 0.99, 0.999]),
     }
+
+
+def _halving(width: int, layers: int) -> list[int]:
+    return [width // 2**layer for layer in range(layers)]
 
 
 def tune(
@@ -99,7 +123,7 @@ def tune(
         direction="maximize",
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=2),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
     states = optuna.trial.TrialState
     ended = (states.COMPLETE, states.PRUNED)
@@ -123,6 +147,7 @@ def tune(
         trial.set_user_attr("epochs", result.epochs)
         return reporter.best
 
+    study.enqueue_trial(FIRST, skip_if_exists=True)
     while len(study.get_trials(deepcopy=False, states=ended)) < trials:
         study.optimize(objective, n_trials=1)
     best = study.best_trial
