@@ -6,6 +6,7 @@ The search space of every model is `space`. Test rows take no part in it.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,23 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
     }
 
 
+def open_storage(url: str, attempts: int = 10) -> Any:
+    """Open a study's data base, or make it.
+
+    Processes that begin at once all try to make its tables, and all but one fail. They try again.
+    """
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, OperationalError
+
+    try:
+        return RDBStorage(url)
+    except (IntegrityError, OperationalError):
+        if attempts == 1:
+            raise
+    time.sleep(0.5)
+    return open_storage(url, attempts - 1)
+
+
 def _halving(width: int, layers: int) -> list[int]:
     return [width // 2**layer for layer in range(layers)]
 
@@ -119,7 +137,7 @@ def tune(
         raise ValueError("A search should have validation rows. Received: none in this data set")
     study = optuna.create_study(
         study_name=study_name,
-        storage=storage,
+        storage=open_storage(storage),
         direction="maximize",
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),

@@ -1,6 +1,8 @@
 """The command line of mtl.benchmark: runs that are kept, resumed, reported and searched."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ from mtl.benchmark import boosted, grid
 from mtl.benchmark.__main__ import main
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.benchmark.runs import train
-from mtl.benchmark.tune import FIRST
+from mtl.benchmark.tune import FIRST, open_storage
 from mtl.models.pace import count_parameters
 
 RECIPE = Recipe(
@@ -210,6 +212,20 @@ def test_a_table_of_ones_own_with_missing_labels_and_an_unknown_category(tmp_pat
     (tmp_path / "c.toml").write_text(OWN_TABLE)
     with pytest.raises(SystemExit, match="should hold ESMM for a funnel only"):
         main([*command, "--models", "ESMM", "--output", str(tmp_path / "out2")])
+
+
+def test_processes_that_begin_at_once_share_a_new_data_base(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    barrier = threading.Barrier(4)
+
+    def begin(number):
+        barrier.wait()
+        optuna.create_study(storage=open_storage(url), study_name=str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(begin, range(4)))
+    assert sorted(optuna.get_all_study_names(url)) == ["0", "1", "2", "3"]
 
 
 def test_tune_goes_on_with_its_study_and_writes_what_the_benchmark_runs(tmp_path, capsys):
