@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from inspect import signature
@@ -125,6 +126,15 @@ def extra(module: str, name: str) -> Any:
         raise ModuleNotFoundError(
             f'{module} is not installed: pip install "keras-mtl[{name}]"'
         ) from error
+
+
+@contextmanager
+def within(section: str) -> Iterator[None]:
+    """Turn an error about a value of the configuration into one that names its table."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"[{section}] {error}") from error
 
 
 def one_of(*choices: str) -> Callable[[str, Any], str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mtl import checks
-from mtl.benchmark.config import Section, anything, boolean, extra, one_of, settings, text
+from mtl.benchmark.config import Section, anything, boolean, extra, one_of, settings, text, within
 from mtl.data import MultiTaskData, TableEncoder
 from mtl.data.dataset import SPLITS
 from mtl.data.vocabulary import Vocabulary
@@ -79,7 +79,8 @@ def load_table(path: str | Path, config: Section) -> MultiTaskData:
     for name, reader in readers.items():
         labels[name], kind = reader(frame[name], rows["train"])
         types.append(kind)
-    x = encoder.fit(frame.iloc[rows["train"]]).transform(frame)
+    with within(columns.where):
+        x = encoder.fit(frame.iloc[rows["train"]]).transform(frame)
     parts: dict[str, Any] = {
         part: (
             {name: values[index] for name, values in x.items()},
@@ -112,10 +113,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 def _encoder(section: Section) -> TableEncoder:
     arguments = settings(section, dict.fromkeys(signature(TableEncoder).parameters, anything))
-    try:
+    with within(section.where):
         return TableEncoder(**{"categorical": (), **arguments})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"[{section.where}] {error}") from error
 
 
 Reader = Callable[["pd.Series[Any]", Array], tuple[Array, Any]]

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from mtl import models
+from mtl.benchmark.config import within
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.data import MultiTaskData
 from mtl.metrics import HEADLINES, evaluate_tasks, scores_of
@@ -156,9 +157,10 @@ def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> Mu
             raise ValueError("ESMM should have a click and a conversion task. Received: no funnel")
         tasks = {"task_names": [data.task_names[position] for position in recipe.funnel]}
     factory = getattr(models, model_name)
-    model: MultiTaskModel = factory(
-        data.feature_columns, seed=seed, **tasks, **recipe.sizes.get(model_name, {})
-    )
+    with within(f"models.{model_name}"):
+        model: MultiTaskModel = factory(
+            data.feature_columns, seed=seed, **tasks, **recipe.sizes.get(model_name, {})
+        )
     return model
 
 

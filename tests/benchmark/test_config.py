@@ -168,6 +168,11 @@ def test_categories_and_classes_that_training_rows_lack(files):
         ("num_levels = 1", "seed = 1", "`models.PLE.seed` should be one of"),
         ("[models.PLE]", "[models.PEL]\n[models.PLE]", "`models.PEL` should be one of"),
         ("learning_rate = 0.1", "learning_rate = 0", "`models.PLE.training.learning_rate` should"),
+        (
+            'categorical = ["city"]\nembedding_dim = 2\n[columns.numeric]',
+            "[columns.numeric]\ncity = {}",
+            r"\[columns\] Numeric column 'city' should hold numbers",
+        ),
         ("[split]", "[splits]\n[split]", "`splits` should be one of"),
         ("[split]", "[split", "c.toml should be a TOML file"),
     ],

@@ -212,6 +212,9 @@ def test_a_table_of_ones_own_with_missing_labels_and_an_unknown_category(tmp_pat
     (tmp_path / "c.toml").write_text(OWN_TABLE)
     with pytest.raises(SystemExit, match="should hold ESMM for a funnel only"):
         main([*command, "--models", "ESMM", "--output", str(tmp_path / "out2")])
+    (tmp_path / "c.toml").write_text(OWN_TABLE.replace("num_experts = 2", 'num_experts = "two"'))
+    with pytest.raises(SystemExit, match=r"\[models.MMoE\] `num_experts` should be a positive"):
+        main([*command, "--models", "MMoE", "--output", str(tmp_path / "out2")])
 
 
 def test_processes_that_begin_at_once_share_a_new_data_base(tmp_path):
