@@ -61,8 +61,8 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
     options: Settings = {
         "tower_dnn_units_lists": [towers] * num_tasks,
         "dense_embedding_dim": trial.suggest_categorical("dense_embedding_dim", [4, 8, 16]),
-        "dnn_dropout": trial.suggest_float("dnn_dropout", 0, 0.5),
-        "embedding_dropout": trial.suggest_float("embedding_dropout", 0, 0.3),
+        "dnn_dropout": _short(trial.suggest_float("dnn_dropout", 0, 0.5, step=0.05)),
+        "embedding_dropout": _short(trial.suggest_float("embedding_dropout", 0, 0.3, step=0.05)),
     }
     if model == "ESMM":
         options["tower_dnn_units_lists"] = [_halving(4 * width, layers) + towers] * 2
@@ -76,12 +76,17 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
             for kind in ("num_experts_specific", "num_experts_shared"):
                 options[kind] = trial.suggest_categorical(kind, [2, 4, 8])
     return options, {
-        "learning_rate": trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True),
+        "learning_rate": _short(trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True)),
         "batch_size": trial.suggest_categorical("batch_size", [512, 1024, 2048]),
         "schedule": trial.suggest_categorical("schedule", ["constant", "cosine"]),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+        "weight_decay": _short(trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True)),
         "ema": trial.suggest_categorical("ema", [0.0, 0.99, 0.999]),
     }
+
+
+def _short(value: float) -> float:
+    """Return two digits of a number: what was tried can be written down, and read."""
+    return float(f"{value:.1e}")
 
 
 def open_storage(url: str, attempts: int = 10) -> Any:
