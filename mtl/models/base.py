@@ -49,6 +49,7 @@ class MultiTaskModel(keras.Model):
 
     jit_compile: Any  # a property of Keras' trainer
     steps_per_execution: int
+    _layers: list[Any]
     _full_batches_by_xla = False  # until `compile` decides
     _step: Any = None
     _has_step_variables = False
@@ -472,9 +473,16 @@ class MultiTaskModel(keras.Model):
 
     def _set_balancer(self, balancer: Any) -> None:
         """Keep a balancer, in place of the one before, among what is trained and saved."""
-        if self.balancer is not None:
-            self._tracker.untrack(self.balancer)
+        before = self.balancer
+        if before is not None:
+            self._tracker.untrack(before)
         self.balancer = balancer
+        # On Keras 3.8 the layers of a functional model are a list that its tracker doesn't keep.
+        layers = [layer for layer in self._layers if layer not in (before, balancer)]
+        if balancer is not None:
+            layers.append(balancer)
+        if layers != list(self._layers):
+            self._layers = layers
 
     def _expect_missing_labels(self, missing: bool) -> None:
         """Put the mask of missing labels into the compiled functions, or leave it out."""

@@ -196,7 +196,8 @@ def update_metrics(
         (False, compiled._flat_metrics),
         (True, compiled._flat_weighted_metrics),
     ):
-        for k, (task, metrics) in enumerate(zip(tasks, by_task, strict=True)):
+        # Keras 3.8 keeps no entries where no metric is given.
+        for k, (task, metrics) in enumerate(zip(tasks, by_task, strict=bool(by_task))):
             for metric in metrics.metrics if metrics else ():
                 given = y[k], y_pred[k], sample_weight[k] if weighted else None
                 if _may_be_nan(y[k]):
