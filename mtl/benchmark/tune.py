@@ -24,8 +24,7 @@ from mtl.data.files import atomic_path
 Settings = dict[str, Any]
 
 
-# The trial that every search begins with: no search ends below it.
-FIRST: Settings = {
+_START: Settings = {
     "width": 64,
     "layers": 1,
     "tower": 8,
@@ -41,6 +40,8 @@ FIRST: Settings = {
     "weight_decay": 1e-4,
     "ema": 0.0,
 }
+# The trials that every search begins with: no search ends below them.
+STARTS = (_START, {**_START, "embedding_dropout": 0.25, "ema": 0.99})
 
 
 def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
@@ -170,7 +171,8 @@ def tune(
         trial.set_user_attr("epochs", result.epochs)
         return reporter.best
 
-    study.enqueue_trial(FIRST, skip_if_exists=True)
+    for start in STARTS:
+        study.enqueue_trial(start, skip_if_exists=True)
     while len(study.get_trials(deepcopy=False, states=ended)) < trials:
         study.optimize(objective, n_trials=1)
     best = study.best_trial
