@@ -24,7 +24,8 @@ from mtl.data.files import atomic_path
 Settings = dict[str, Any]
 
 
-_START: Settings = {
+# The trial that every search begins with: no search ends below it.
+FIRST: Settings = {
     "width": 64,
     "layers": 1,
     "tower": 8,
@@ -40,8 +41,6 @@ _START: Settings = {
     "weight_decay": 1e-4,
     "ema": 0.0,
 }
-# The trials that every search begins with: no search ends below them.
-STARTS = (_START, {**_START, "embedding_dropout": 0.25, "ema": 0.99})
 
 
 def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
@@ -171,8 +170,7 @@ def tune(
         trial.set_user_attr("epochs", result.epochs)
         return reporter.best
 
-    for start in STARTS:
-        study.enqueue_trial(start, skip_if_exists=True)
+    study.enqueue_trial(FIRST, skip_if_exists=True)
     while len(study.get_trials(deepcopy=False, states=ended)) < trials:
         study.optimize(objective, n_trials=1)
     best = study.best_trial
