@@ -115,7 +115,10 @@ class MultiTaskModel(keras.Model):
                 cost per call is that of a small model's whole step: calls of 8 to 32 batches make
                 Shared-Bottom on Census-income 1.6 times as fast on TensorFlow, and 1.1 times on
                 JAX. Defaults to `"auto"`: as many as fit into a fraction of a second, up to 32;
-                one by one where a callback watches batches, or `fit` gets a data set.
+                one by one where a callback watches batches, or `fit` gets a data set. Larger
+                batches pay, too: MMoE on Census-income trains 1.7 times as many rows per second
+                with a `batch_size` of 1,024 as with 256 on JAX, and 1.5 times on TensorFlow;
+                4,096 add another 1.1 and 1.3 times, and 16,384 nothing more.
             jit_compile: bool or `"auto"`. Whether to compile by XLA (TensorFlow, JAX) or
                 `torch.compile`. Defaults to `"auto"`.
             auto_scale_loss: bool. Whether to scale the loss under `mixed_float16`. Defaults to
