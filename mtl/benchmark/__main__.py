@@ -261,8 +261,11 @@ def _report(args: argparse.Namespace) -> None:
 
 def _latest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each row's newest recipe only: a file keeps what was run with earlier ones, too."""
-    newest = {report.row_of(record): record.get("recipe") for record in records}
-    return [r for r in records if r.get("recipe") == newest[report.row_of(r)]]
+    def made_by(record: dict[str, Any]) -> list[Any]:
+        return [record.get(key) for key in ("recipe", "encoder", "content")]
+
+    newest = {report.row_of(record): made_by(record) for record in records}
+    return [r for r in records if made_by(r) == newest[report.row_of(r)]]
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -280,6 +283,7 @@ def _tune(args: argparse.Namespace) -> None:
         args.trials,
         args.storage or f"sqlite:///{args.output / 'studies.db'}",
         f"{stem}-{args.model}",
+        name,
         args.output / f"{stem}-{args.model}.toml",
     )
 

@@ -6,6 +6,7 @@ The search space of every model is `space`. Test rows take no part in it.
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,22 +25,23 @@ from mtl.data.files import atomic_path
 Settings = dict[str, Any]
 
 
-# The trial that every search begins with: no search ends below it.
+# The trial that every search begins with: no search ends below it. On Census-income one wide layer
+# did best, with its weights averaged, much of the embedding dropped, and weights decayed strongly.
 FIRST: Settings = {
-    "width": 64,
+    "width": 128,
     "layers": 1,
-    "tower": 8,
+    "tower": 0,
     "dense_embedding_dim": 8,
-    "dnn_dropout": 0.3,
-    "embedding_dropout": 0.0,
-    "num_experts": 4,
+    "dnn_dropout": 0.2,
+    "embedding_dropout": 0.25,
+    "num_experts": 8,
     "num_experts_specific": 2,
     "num_experts_shared": 2,
-    "learning_rate": 3e-3,
-    "batch_size": 1024,
+    "learning_rate": 3.5e-3,
+    "batch_size": 512,
     "schedule": "cosine",
-    "weight_decay": 1e-4,
-    "ema": 0.0,
+    "weight_decay": 0.013,
+    "ema": 0.99,
 }
 
 
@@ -54,7 +56,7 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
     Returns:
         Two dicts: options of the factory, and settings of `Training`.
     """
-    width = trial.suggest_categorical("width", [16, 32, 64, 128])
+    width = trial.suggest_categorical("width", [16, 32, 64, 128, 256])
     layers = trial.suggest_categorical("layers", [1, 2])
     tower = trial.suggest_categorical("tower", [0, 8, 16, 32])
     towers = [tower] if tower else []
@@ -65,9 +67,9 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
         "embedding_dropout": _short(trial.suggest_float("embedding_dropout", 0, 0.3, step=0.05)),
     }
     if model == "ESMM":
-        options["tower_dnn_units_lists"] = [_halving(4 * width, layers) + towers] * 2
+        options["tower_dnn_units_lists"] = [_halving(8 * width, layers) + towers] * 2
     elif model == "SharedBottom":
-        options["bottom_dnn_units"] = _halving(4 * width, layers)
+        options["bottom_dnn_units"] = _halving(8 * width, layers)
     else:
         options["expert_dnn_units"] = _halving(width, layers)
         if model in ("MoE", "MMoE"):
@@ -117,6 +119,7 @@ def tune(
     trials: int,
     storage: str,
     study_name: str,
+    about: Mapping[str, Any],
     path: Path,
 ) -> None:
     """Search until the study has a number of finished trials, and write the best one as TOML.
@@ -131,10 +134,11 @@ def tune(
         trials: int. Trials that the study should have when it is finished.
         storage: str. URL of the study's data base.
         study_name: str.
+        about: dict. What the data set is: the study keeps it, so that it goes on with no other.
         path: Path. The TOML file to write.
 
     Raises:
-        ValueError: no validation rows.
+        ValueError: no validation rows, or a study of another data set.
         ModuleNotFoundError: without the extra `tune`.
     """
     optuna = extra("optuna", "tune")
@@ -148,6 +152,7 @@ def tune(
         sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
+    _check_study(study, {**about, "epochs": recipe.training_of(model).epochs})
     states = optuna.trial.TrialState
     ended = (states.COMPLETE, states.PRUNED)
     tried = recipe.training_of(model)
@@ -183,6 +188,19 @@ def tune(
     with atomic_path(path) as part:
         part.write_text(head + to_toml(model, options, settings), encoding="utf-8")
     print(f"{path}: trial {best.number}, validation score {best.value:.5f}")
+
+
+def _check_study(study: Any, about: Mapping[str, Any]) -> None:
+    """Note what a study is about, and refuse one that has been about something else."""
+    about = json.loads(json.dumps(about))  # as the storage gives it back
+    known = study.user_attrs.get("about")
+    if known is None:
+        study.set_user_attr("about", about)
+    elif known != about:
+        raise ValueError(
+            f"The study {study.study_name!r} should go on with what it began with, {known}. "
+            f"Received: {about}. Name another `--output` or `--storage`"
+        )
 
 
 def to_toml(model: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

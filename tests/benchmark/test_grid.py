@@ -170,6 +170,15 @@ def test_command_compares_resumes_and_reports(tmp_path, capsys):
     assert (tmp_path / "out" / "funnel-2000.md").read_text() == table
 
 
+def test_a_report_shows_the_newest_encoder_only():
+    from mtl.benchmark.__main__ import _latest
+
+    record = {"model": "LightGBM", "seed": 0, "balancer": None, "recipe": {}}
+    old, new = ({**record, "encoder": {"bins": bins}} for bins in (32, 96))
+    assert _latest([old, new]) == [new]
+    assert _latest([new, old, {**old, "seed": 1}]) == [old, {**old, "seed": 1}]
+
+
 OWN_TABLE = """
 [columns]
 categorical = ["city"]
@@ -244,6 +253,8 @@ def test_tune_goes_on_with_its_study_and_writes_what_the_benchmark_runs(tmp_path
     trials = optuna.load_study(study_name=name, storage=storage).trials
     assert len(trials) == 2
     assert trials[0].params == {key: FIRST[key] for key in trials[0].params}
+    with pytest.raises(SystemExit, match="should go on with what it began with"):
+        main([*command, "--trials", "3", "--epochs", "2"])
     command = ["funnel", "--rows", "1000", "--models", "SharedBottom", "--seeds", "1"]
     main([*command, "--config", str(tmp_path / f"{name}.toml"), "--output", str(tmp_path)])
     record = grid.read(tmp_path / "funnel-1000.jsonl")[0]
