@@ -261,6 +261,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _latest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each row's newest recipe only: a file keeps what was run with earlier ones, too."""
+
     def made_by(record: dict[str, Any]) -> list[Any]:
         return [record.get(key) for key in ("recipe", "encoder", "content")]
 
