@@ -124,6 +124,16 @@ def test_balancing_times_and_scores_every_balancer():
     assert all(float(cell) > 0.8 for cell in rows["pcgrad"][-2:])
 
 
+@on_jax
+def test_average_seeds_compares_one_model_with_several():
+    output = run("average_seeds.py", "--model", "MMoE", "--seeds", 2, "--epochs", 1)
+    one, two = (line.split() for line in output.splitlines()[-2:])
+    assert one[:2] == ["one", "model"]
+    assert two[:3] == ["average", "of", "2"]
+    assert all(float(cell) > 0.9 for cell in two[3:5])
+    assert int(two[5].replace(",", "")) == 2 * int(one[8].replace(",", ""))
+
+
 @slow
 def test_your_own_dataframe():
     output = run("your_own_dataframe.py")
