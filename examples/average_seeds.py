@@ -14,7 +14,9 @@ import keras
 import numpy as np
 
 from mtl.benchmark import CENSUS_INCOME, train
+from mtl.benchmark.command import positive
 from mtl.benchmark.config import tuned
+from mtl.benchmark.recipes import MODELS
 from mtl.data import load_census_income
 from mtl.metrics import auc
 from mtl.models.base import MultiTaskModel
@@ -28,13 +30,13 @@ def average(models: list[MultiTaskModel]) -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
-def scores(model: keras.Model, data) -> list[float]:
+def scores(model: keras.Model, data) -> tuple[list[float], float]:
     """Return the test AUC of each task, and the seconds of predicting."""
     model.predict({k: v[:8192] for k, v in data.test[0].items()}, batch_size=8192, verbose=0)
     start = time.perf_counter()
     predictions = model.predict(data.test[0], batch_size=8192, verbose=0)
     seconds = time.perf_counter() - start
-    return [*(auc(y, p) for y, p in zip(data.test[1], predictions, strict=True)), seconds]
+    return [auc(y, p) for y, p in zip(data.test[1], predictions, strict=True)], seconds
 
 
 def main() -> None:
@@ -42,11 +44,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--group", type=int, default=1, choices=(1, 2))
-    parser.add_argument(
-        "--model", default="SharedBottom", choices=("SharedBottom", "MoE", "MMoE", "CGC", "PLE")
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="how many models")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    names = [name for name in MODELS if name != "ESMM"]  # whose outputs are a funnel's
+    parser.add_argument("--model", default="SharedBottom", choices=names)
+    parser.add_argument("--seeds", type=positive, default=5, help="how many models, from 2")
+    parser.add_argument("--epochs", type=positive, help="instead of the recipe's")
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error(f"--seeds should be at least 2. Received: {args.seeds}")
@@ -57,22 +58,22 @@ def main() -> None:
     for seed in range(args.seeds):
         models.append(train(data, recipe, args.model, seed, verbose=False)[0])
         single.append(scores(models[-1], data))
-        print(f"seed {seed}: " + ", ".join(f"{v:.4f}" for v in single[-1][:-1]), flush=True)
+        print(f"seed {seed}: " + ", ".join(f"{v:.4f}" for v in single[-1][0]), flush=True)
+
+    def show(name: str, cells: list[str], model: keras.Model, seconds: float) -> None:
+        print(f"{name:<14}" + "".join(f"{cell:>18}" for cell in cells), end="")
+        print(f"{model.count_params():>14,}{seconds:>22.2f}", flush=True)
 
     print(f"\n{args.model}, test AUC, {keras.backend.backend()}, keras {keras.__version__}")
     print(f"{'':<14}" + "".join(f"{name:>18}" for name in data.task_names), end="")
     print(f"{'parameters':>14}{'seconds to predict':>22}")
-    means, spreads = np.mean(single, axis=0), np.std(single, axis=0, ddof=1)
-    cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(means[:-1], spreads[:-1], strict=True)]
-    rows = [("one model", cells, models[0].count_params(), means[-1])]
+    aucs, seconds = (np.array(values) for values in zip(*single, strict=True))
+    spread = zip(aucs.mean(axis=0), aucs.std(axis=0, ddof=1), strict=True)
+    show("one model", [f"{m:.4f} ± {s:.4f}" for m, s in spread], models[0], seconds.mean())
     for number in range(2, args.seeds + 1):
         averaged = average(models[:number])
-        *aucs, seconds = scores(averaged, data)
-        cells = [f"{v:.4f}" for v in aucs]
-        rows.append((f"average of {number}", cells, averaged.count_params(), seconds))
-    for name, cells, parameters, seconds in rows:
-        print(f"{name:<14}" + "".join(f"{c:>18}" for c in cells), end="")
-        print(f"{parameters:>14,}{seconds:>22.2f}")
+        values, time_taken = scores(averaged, data)
+        show(f"average of {number}", [f"{v:.4f}" for v in values], averaged, time_taken)
 
 
 if __name__ == "__main__":

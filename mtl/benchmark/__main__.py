@@ -176,9 +176,13 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
     return name, lambda: data.make_related_regressions(args.rows, cosine=args.cosine), recipe
 
 
+# Parts of a data set's name that its files share.
+_NOT_IN_STEM = ("content", "encoder")
+
+
 def _stem(name: dict[str, Any]) -> str:
     """Return what the files of a data set's results are called."""
-    return "-".join(str(v) for key, v in name.items() if key not in ("content", "encoder"))
+    return "-".join(str(v) for key, v in name.items() if key not in _NOT_IN_STEM)
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -260,10 +264,10 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _latest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return each row's newest recipe only: a file keeps what was run with earlier ones, too."""
+    """Return what made each row's newest result alone: a file keeps what earlier recipes made."""
 
     def made_by(record: dict[str, Any]) -> list[Any]:
-        return [record.get(key) for key in ("recipe", "encoder", "content")]
+        return [record.get(key) for key in ("recipe", "backend", *_NOT_IN_STEM)]
 
     newest = {report.row_of(record): made_by(record) for record in records}
     return [r for r in records if made_by(r) == newest[report.row_of(r)]]

@@ -9,7 +9,7 @@ import gc
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,12 @@ def tune(
         trials: int. Trials that the study should have when it is finished.
         storage: str. URL of the study's data base.
         study_name: str.
-        about: dict. What the data set is: the study keeps it, so that it goes on with no other.
+        about: dict. What the data set is. The study keeps it, and what of the recipe isn't
+            searched, so that it goes on with no other.
         path: Path. The TOML file to write.
 
     Raises:
-        ValueError: no validation rows, or a study of another data set.
+        ValueError: no validation rows, or a study of another data set or recipe.
         ModuleNotFoundError: without the extra `tune`.
     """
     optuna = extra("optuna", "tune")
@@ -152,7 +153,8 @@ def tune(
         sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
-    _check_study(study, {**about, "epochs": recipe.training_of(model).epochs})
+    first = space(optuna.trial.FixedTrial(FIRST), model, len(data.task_names))
+    _check_study(study, {**about, "recipe": _not_searched(recipe, model, *first)})
     states = optuna.trial.TrialState
     ended = (states.COMPLETE, states.PRUNED)
     tried = recipe.training_of(model)
@@ -188,6 +190,12 @@ def tune(
     with atomic_path(path) as part:
         part.write_text(head + to_toml(model, options, settings), encoding="utf-8")
     print(f"{path}: trial {best.number}, validation score {best.value:.5f}")
+
+
+def _not_searched(recipe: Recipe, model: str, options: Settings, settings: Settings) -> Settings:
+    """Return what all trials have in common: the recipe without what `space` suggests."""
+    given = {**recipe.sizes.get(model, {}), **asdict(recipe.training_of(model))}
+    return {k: v for k, v in given.items() if k not in {*options, *settings, "monitor"}}
 
 
 def _check_study(study: Any, about: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mtl.benchmark import boosted, grid
-from mtl.benchmark.__main__ import main
+from mtl.benchmark.__main__ import _latest, main
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.benchmark.runs import train
 from mtl.benchmark.tune import FIRST, open_storage
@@ -170,11 +170,12 @@ def test_command_compares_resumes_and_reports(tmp_path, capsys):
     assert (tmp_path / "out" / "funnel-2000.md").read_text() == table
 
 
-def test_a_report_shows_the_newest_encoder_only():
-    from mtl.benchmark.__main__ import _latest
-
-    record = {"model": "LightGBM", "seed": 0, "balancer": None, "recipe": {}}
-    old, new = ({**record, "encoder": {"bins": bins}} for bins in (32, 96))
+@pytest.mark.parametrize(
+    "changes", [{"encoder": {"bins": 96}}, {"backend": "jax"}, {"recipe": {"sizes": {}}}]
+)
+def test_a_report_shows_what_made_the_newest_results_only(changes):
+    old = {"model": "MMoE", "seed": 0, "balancer": None, "recipe": {}, "backend": "tensorflow"}
+    new = {**old, **changes}
     assert _latest([old, new]) == [new]
     assert _latest([new, old, {**old, "seed": 1}]) == [old, {**old, "seed": 1}]
 
