@@ -19,7 +19,7 @@ from mtl.benchmark.config import tuned
 from mtl.benchmark.recipes import MODELS
 from mtl.data import load_census_income
 from mtl.metrics import auc
-from mtl.models.base import MultiTaskModel
+from mtl.training.model import MultiTaskModel
 
 
 def average(models: list[MultiTaskModel]) -> keras.Model:

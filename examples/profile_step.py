@@ -17,7 +17,7 @@ from mtl.benchmark import CENSUS_INCOME
 from mtl.benchmark.processes import in_turns, measure, report
 from mtl.data import load_census_income
 from mtl.models import PLE
-from mtl.models.pace import dense_parameters
+from mtl.training.pace import dense_parameters
 
 BACKENDS = ("jax", "tensorflow", "torch")
 BATCH = 1024

@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from mtl.layers import Isotonic, Platt
 from mtl.layers.calibrators import HIGHEST, LOWEST
 from mtl.metrics import labelled, labels_and_weights
-from mtl.models.base import MultiTaskModel
 from mtl.tasks import Task
+from mtl.training.model import MultiTaskModel
 
 __all__ = ["calibrate"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from mtl import checks
-from mtl.models import arrays
-from mtl.models.base import MultiTaskModel
 from mtl.models.esmm import Chain
 from mtl.tasks import Task
+from mtl.training import arrays
+from mtl.training.model import MultiTaskModel
 
 __all__ = [
     "auc",

@@ -13,7 +13,7 @@ from mtl.features import DenseFeat, SparseFeat
 from mtl.layers import Isotonic, Platt
 from mtl.metrics import evaluate_tasks, log_loss, pcoc
 from mtl.models import CGC, ESMM, SharedBottom, extract_task
-from mtl.models.base import MultiTaskModel
+from mtl.training.model import MultiTaskModel
 
 BACKEND = keras.backend.backend()
 METHODS = {"platt": Platt, "isotonic": Isotonic}

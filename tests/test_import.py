@@ -17,7 +17,8 @@ PACKAGE = Path(mtl.__file__).parent
 LEAVES = {"checks", "names", "seeds"}
 COLUMNS = {*LEAVES, "encodings", "features", "tasks"}
 LAYERS = {*COLUMNS, "layers"}
-TRAINING = {*LAYERS, "losses", "balancing", "optimizers"}
+OBJECTIVES = {*LAYERS, "losses", "balancing", "optimizers"}
+TRAINING = {*OBJECTIVES, "training"}
 MODELS = {*TRAINING, "models"}
 ALLOWED = {
     "checks": set(),

@@ -11,17 +11,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from models import reference as ref
-from models import toy
+import reference as ref
+import toy
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mtl import inspection, models
 from mtl.inspection.gates import GateProbe
 from mtl.layers import Gate
-from mtl.models import steps
-from mtl.models.base import MultiTaskModel
 from mtl.tasks import resolve_tasks
+from mtl.training import steps
+from mtl.training.model import MultiTaskModel
 
 # --- gate weights
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from models import toy
+import toy
 
 from mtl.losses import FunnelLoss, JointLoss, MultiTaskBCE, OrderPenalty
 

@@ -28,8 +28,8 @@ from mtl.benchmark.runs import build, train, types_of
 from mtl.data import MultiTaskData
 from mtl.inspection.transfer import alone
 from mtl.models import SharedBottom
-from mtl.models.pace import count_parameters
 from mtl.tasks import resolve_tasks
+from mtl.training.pace import count_parameters
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from mtl.benchmark.config import within
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.data import MultiTaskData
 from mtl.metrics import HEADLINES, evaluate_tasks, scores_of
-from mtl.models.base import MultiTaskModel
-from mtl.models.pace import count_parameters
 from mtl.optimizers import LazyAdam
 from mtl.tasks import resolve_tasks
+from mtl.training.model import MultiTaskModel
+from mtl.training.pace import count_parameters
 
 OPTIMIZERS = ("adam", "lazy_adam")
 # The metrics whose mean over tasks is an epoch's score.

@@ -11,8 +11,8 @@ import pandas as pd
 
 from mtl import checks
 from mtl.layers import Experts, Extraction, Gate
-from mtl.models import arrays
-from mtl.models.base import MultiTaskModel
+from mtl.training import arrays
+from mtl.training.model import MultiTaskModel
 
 # By level (1 is the lowest) and task; a gate that serves several tasks is "shared".
 Weights = dict[tuple[int, str], pd.DataFrame]
@@ -173,7 +173,7 @@ class GateProbe:
 
 
 def checked_inputs(model: MultiTaskModel, x: Any) -> dict[str, Any]:
-    """Return the arrays that the model needs, by input name; see `mtl.models.arrays`."""
+    """Return the arrays that the model needs, by input name; see `mtl.training.arrays`."""
     if not isinstance(x, (Mapping, pd.DataFrame)):
         raise TypeError(
             "`x` should be a dict or DataFrame from feature name to array. "

@@ -12,8 +12,8 @@ import pandas as pd
 
 from mtl import checks
 from mtl.inspection.gates import checked_inputs
-from mtl.models import arrays
-from mtl.models.base import MultiTaskModel
+from mtl.training import arrays
+from mtl.training.model import MultiTaskModel
 
 
 def gradient_conflict(
@@ -45,7 +45,7 @@ def gradient_conflict(
     References:
         - Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020
     """
-    from mtl.models.steps import gradient_products
+    from mtl.training.steps import gradient_products
 
     if len(model.tasks) < 2:
         raise ValueError(

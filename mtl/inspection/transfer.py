@@ -15,9 +15,9 @@ from scipy import stats
 
 from mtl import checks
 from mtl.metrics import HEADLINES, scores_of
-from mtl.models import arrays, spread
-from mtl.models.pace import count_parameters
 from mtl.tasks import Task
+from mtl.training import arrays, spread
+from mtl.training.pace import count_parameters
 
 # What makes a model larger or smaller, whatever its number of tasks.
 _WIDTHS = ("expert_dnn_units", "bottom_dnn_units")

@@ -1,12 +1,12 @@
 """The model zoo: one factory per paper, each returning a `MultiTaskModel`."""
 
+from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.cgc import CGC
 from mtl.models.esmm import ESMM
-from mtl.models.extract import extract_task
-from mtl.models.from_deepctr import from_deepctr
 from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
 from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
+from mtl.training.extract import extract_task
 
 __all__ = ["CGC", "ESMM", "PLE", "MMoE", "MoE", "SharedBottom", "extract_task", "from_deepctr"]

@@ -11,9 +11,9 @@ from mtl import checks
 from mtl.features import check_columns, model_inputs
 from mtl.layers import FeatureEncoder, Tower
 from mtl.layers.dropout import Dropout
-from mtl.models.base import MultiTaskModel
 from mtl.seeds import derive_seed
 from mtl.tasks import resolve_tasks, tower_units
+from mtl.training.model import MultiTaskModel
 
 
 class Plan:

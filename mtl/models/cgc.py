@@ -8,8 +8,8 @@ from typing import Any
 from mtl import checks
 from mtl.layers import Extraction
 from mtl.models.assembly import Plan, assemble
-from mtl.models.base import MultiTaskModel
 from mtl.models.groups import expert_subsets
+from mtl.training.model import MultiTaskModel
 
 _TOWERS = ((16, 16), (16, 16))
 

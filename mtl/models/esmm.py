@@ -10,8 +10,8 @@ from keras import ops
 
 from mtl.layers import Tower
 from mtl.models.assembly import Plan, encode
-from mtl.models.base import MultiTaskModel
 from mtl.tasks import Task
+from mtl.training.model import MultiTaskModel
 
 _TOWERS = ((128, 128), (128, 128))
 

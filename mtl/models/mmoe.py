@@ -9,8 +9,8 @@ from mtl import checks
 from mtl.layers import Experts, Gate
 from mtl.layers.gate import mix
 from mtl.models.assembly import Plan, assemble
-from mtl.models.base import MultiTaskModel
 from mtl.models.groups import expert_subsets
+from mtl.training.model import MultiTaskModel
 
 _TOWERS = ((16, 8), (16, 8))
 

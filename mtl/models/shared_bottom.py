@@ -10,9 +10,9 @@ from keras import ops
 
 from mtl import checks
 from mtl.layers import DNN
+from mtl.layers.interactions import call_layer, check_bottom, cross_network, factorization_machine
 from mtl.models.assembly import Plan, assemble
-from mtl.models.base import MultiTaskModel
-from mtl.models.bottoms import call_layer, check_bottom, cross_network, factorization_machine
+from mtl.training.model import MultiTaskModel
 
 _TOWERS = ((64, 32), (64, 32))
 _UNITS = (128, 128)

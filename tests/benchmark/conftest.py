@@ -3,7 +3,7 @@
 import pytest
 
 from mtl.data import make_funnel
-from mtl.models.base import MultiTaskModel
+from mtl.training.model import MultiTaskModel
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from mtl.benchmark.__main__ import _latest, main
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.benchmark.runs import train
 from mtl.benchmark.tune import FIRST, open_storage
-from mtl.models.pace import count_parameters
+from mtl.training.pace import count_parameters
 
 RECIPE = Recipe(
     sizes={

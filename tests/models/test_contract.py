@@ -16,7 +16,7 @@ import tensorflow as tf
 import toy
 
 import mtl.models
-from mtl.models.base import MultiTaskModel
+from mtl.training.model import MultiTaskModel
 
 _TWO = {"SharedBottom": (64, 32), "MoE": (16, 8), "MMoE": (16, 8), "CGC": (16, 16), "PLE": (16, 16)}
 _EXPERTS = {

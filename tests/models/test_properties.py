@@ -16,7 +16,7 @@ import mtl.models
 from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat, check_columns, sparse_part
 from mtl.layers import FeatureEncoder
 from mtl.layers.hashing import hash_ids
-from mtl.models.arrays import check_inputs
+from mtl.training.arrays import check_inputs
 
 EDGES = (-1, 2**31 - 1, -(2**31), 2**31, 2**32, 2**32 + 1, 2**40, -(2**40), 2**63 - 1, -(2**63))
 

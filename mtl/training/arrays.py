@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mtl.features import DenseFeat, VarLenSparseFeat, model_inputs
-from mtl.models.spread import known_entries
 from mtl.tasks import Task
+from mtl.training.spread import known_entries
 
 _INT32 = np.iinfo(np.int32)
 

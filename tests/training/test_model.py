@@ -11,7 +11,7 @@ import toy
 
 from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
 from mtl.models import MMoE, SharedBottom
-from mtl.models.base import MultiTaskModel
+from mtl.training.model import MultiTaskModel
 
 tensorflow_only = pytest.mark.skipif(
     toy.BACKEND != "tensorflow", reason="about tf.function and its XLA"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from mtl.models.packing import pack, unpack
+from mtl.training.packing import pack, unpack
 
 MIXED: dict[str, Any] = {
     "b": np.arange(4, dtype="int32"),

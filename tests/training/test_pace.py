@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from mtl.models import pace
+from mtl.training import pace
 
 N = 150
 X, Y = toy.features(N), toy.labels(rows=N)

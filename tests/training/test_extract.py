@@ -10,7 +10,7 @@ import reference as ref
 import toy
 
 from mtl.models import extract_task
-from mtl.models.base import MultiTaskModel
+from mtl.training.model import MultiTaskModel
 
 X = toy.features()
 

@@ -11,9 +11,9 @@ from keras import ops
 
 from mtl.balancing import GradientBalancer
 from mtl.layers.tables import lookups_apart
-from mtl.models.objective import terms_apart
-from mtl.models.sharing import shared_parts
 from mtl.optimizers import rows_of_gradients
+from mtl.training.objective import terms_apart
+from mtl.training.sharing import shared_parts
 
 
 class FullBatchesByXLA:
@@ -158,7 +158,7 @@ def gradient_products(model: Any) -> Callable[..., np.ndarray]:
         model: a compiled MultiTaskModel.
 
     Returns:
-        A function of a batch's inputs, labels and sample weights, as `mtl.models.arrays` checks
+        A function of a batch's inputs, labels and sample weights, as `mtl.training.arrays` checks
         them, to an array of shape `(T, T)`.
 
     Raises:

@@ -190,9 +190,9 @@ def test_compiled_metrics_see_the_mask():
 
 def test_without_missing_labels_nothing_is_masked(monkeypatch):
     calls = []
-    original = mtl.models.objective.mask
+    original = mtl.training.objective.mask
     monkeypatch.setattr(
-        mtl.models.objective, "mask", lambda *args: calls.append(args) or original(*args)
+        mtl.training.objective, "mask", lambda *args: calls.append(args) or original(*args)
     )
     x, y = toy.features(), toy.labels()
     model = toy.build("SharedBottom")

@@ -15,11 +15,11 @@ import numpy as np
 
 from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat, check_columns
 from mtl.layers import DNN, Experts, Extraction, FeatureEncoder, Gate, Tower
-from mtl.models.base import MultiTaskModel
 from mtl.models.esmm import ESMM
 from mtl.models.mmoe import MMoE
 from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
+from mtl.training.model import MultiTaskModel
 
 _STEPS = {"Embedding", "Hash", "Lambda", "SequencePoolingLayer", "WeightedSequenceLayer"}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import toy
 
-from mtl.models.steps import FullBatchesByXLA
 from mtl.optimizers import LazyAdam
+from mtl.training.steps import FullBatchesByXLA
 
 tensorflow_only = pytest.mark.skipif(toy.BACKEND != "tensorflow", reason="XLA on TensorFlow")
 N = 26

@@ -14,7 +14,7 @@ from keras import ops
 from mtl import balancing
 from mtl.balancing import BY_NAME, GradientBalancer
 from mtl.losses import OrderPenalty
-from mtl.models.steps import gradient_products, shared_positions
+from mtl.training.steps import gradient_products, shared_positions
 
 LEARNING_RATE = 0.5
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from mtl import balancing
 from mtl.layers import FeatureEncoder
-from mtl.models import arrays, pace, packing, spread, steps
-from mtl.models.bottoms import keras_rs_layers
-from mtl.models.export import check_export, serving_model, serving_signature
-from mtl.models.objective import Objective, total, update_metrics
-from mtl.models.sharing import shared_parts
-from mtl.models.slices import predict_by_slices
+from mtl.layers.interactions import keras_rs_layers
 from mtl.optimizers import LazyOptimizer
+from mtl.serving.export import check_export, serving_model, serving_signature
 from mtl.tasks import Task
+from mtl.training import arrays, pace, packing, spread, steps
+from mtl.training.objective import Objective, total, update_metrics
+from mtl.training.sharing import shared_parts
+from mtl.training.slices import predict_by_slices
 
 
 @keras.saving.register_keras_serializable(package="mtl")

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from mtl.layers import Extraction
-from mtl.models.base import MultiTaskModel
 from mtl.tasks import Task
+from mtl.training.model import MultiTaskModel
 
 
 def extract_task(model: MultiTaskModel, name: str) -> MultiTaskModel:

@@ -1,0 +1,6 @@
+"""MultiTaskModel: what tasks mean to Keras' trainer."""
+
+from mtl.training.extract import extract_task
+from mtl.training.model import MultiTaskModel
+
+__all__ = ["MultiTaskModel", "extract_task"]
