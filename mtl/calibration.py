@@ -14,6 +14,7 @@ from mtl.layers import Isotonic, Platt
 from mtl.layers.calibrators import HIGHEST, LOWEST
 from mtl.metrics import labelled, labels_and_weights
 from mtl.tasks import Task
+from mtl.training.graph import maker
 from mtl.training.model import MultiTaskModel
 
 __all__ = ["calibrate"]
@@ -91,8 +92,8 @@ def calibrate(
             calibrators[task.name] = _METHODS[method](task, label, p, weight)
     copy = _renamed(model, {task.output_name for task in model.tasks if task.name in calibrators})
     outputs = [
-        calibrators[task.name](output) if task.name in calibrators else output
-        for task, output in zip(model.tasks, copy.outputs, strict=True)
+        calibrators[name](output) if (name := maker(output).task.name) in calibrators else output
+        for output in copy.outputs
     ]
     return MultiTaskModel(copy.input, outputs, name=f"{model.name}_calibrated")
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 
 from mtl import checks
-from mtl.models.esmm import Chain
 from mtl.tasks import Task
 from mtl.training import arrays
+from mtl.training.graph import maker
 from mtl.training.model import MultiTaskModel
 
 __all__ = [
@@ -247,11 +248,14 @@ def evaluate_tasks(
             type, predictions that are not finite, or a missing group.
     """
     chain = _chain(model)
-    # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
-    outputs = [*model.outputs, chain[2].output] if chain else model.outputs
     labels, weights = labels_and_weights(model, y, sample_weight)
-    whole = MultiTaskModel(model.input, outputs) if chain else model
-    predictions = whole.predict(x, batch_size=batch_size, verbose=0)
+    if chain:
+        # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
+        x = arrays.check_inputs(model.feature_columns, x)
+        whole = keras.Model(model.input, [*model.task_outputs, chain[2].output])
+        predictions = whole.predict(x, batch_size=batch_size, verbose=0)
+    else:
+        predictions = model.predict(x, batch_size=batch_size, verbose=0)
     predictions = predictions if isinstance(predictions, list) else [predictions]
     scored = list(zip(model.tasks, labels, predictions, weights, strict=False))
     if chain:
@@ -358,8 +362,8 @@ def _chain(model: MultiTaskModel) -> tuple[int, int, Any] | None:
     """Return the places of an ESMM's click and conversion tasks, and the layer of pCVR."""
     names = model.task_names
     for layer in model.layers:
-        if isinstance(layer, Chain):
-            click, hidden = (tensor._keras_history.operation for tensor in layer.input)
+        if getattr(layer, "conditional", False):
+            click, hidden = map(maker, layer.input)
             if {click.task.name, layer.task.name} <= set(names):
                 return names.index(click.task.name), names.index(layer.task.name), hidden
     return None

@@ -27,11 +27,14 @@ class Task:
         name: str. The name that the user gave; any non-empty string.
         type: str. "binary", "regression", "multiclass" or "multilabel".
         size: int. Outputs: 1, or the number of classes or labels.
+        hidden: bool. Whether the model keeps it to itself: its joint losses see the prediction,
+            and `extract_task` gives it, but there are no labels for it.
     """
 
     name: str
     type: str = "binary"
     size: int = 1
+    hidden: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -132,16 +135,24 @@ def resolve_tasks(
     return tasks
 
 
-def tower_units(
-    tower_dnn_units_lists: Any, num_tasks: int, default: Sequence[Sequence[int]] = ()
-) -> list[tuple[int, ...]]:
+class PerTask(tuple[tuple[int, ...], ...]):
+    """A default of `tower_dnn_units_lists`: its first list serves every task."""
+
+
+def per_task(*units: int) -> PerTask:
+    """Return the default that gives every task a tower of these widths.
+
+    It looks as the lists for two tasks, with which it was documented from the start.
+    """
+    return PerTask((units, units))
+
+
+def tower_units(tower_dnn_units_lists: Any, num_tasks: int) -> list[tuple[int, ...]]:
     """Return the widths of each task's tower.
 
     Args:
-        tower_dnn_units_lists: list of lists of int. One list per task.
+        tower_dnn_units_lists: list of lists of int, one per task, or what `per_task` returned.
         num_tasks: int. Number of tasks.
-        default: the factory's default. If it is what is given, its first list serves every
-            task: it was written before the number of tasks was known.
 
     Returns:
         A list of `num_tasks` tuples.
@@ -151,8 +162,8 @@ def tower_units(
         ValueError: the number of lists isn't the number of tasks.
     """
     name = "tower_dnn_units_lists"
-    if tower_dnn_units_lists is default:
-        return [tuple(default[0])] * num_tasks
+    if isinstance(tower_dnn_units_lists, PerTask):
+        return [tower_dnn_units_lists[0]] * num_tasks
     lists = _as_list(name, tower_dnn_units_lists)
     if lists is None:
         raise TypeError(f"`{name}` should be a list of lists, one per task. Received: None")

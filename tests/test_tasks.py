@@ -142,7 +142,7 @@ def test_numpy_sizes_become_plain_ints():
     ],
 )
 def test_tower_units(lists, num_tasks, expected):
-    units = tower_units(lists, num_tasks, DEFAULT)
+    units = tower_units(lists, num_tasks)
     assert units == expected
     assert all(type(width) is int for widths in units for width in widths)
 
@@ -162,4 +162,4 @@ def test_tower_units(lists, num_tasks, expected):
 )
 def test_invalid_tower_units_are_refused(lists, num_tasks, error, message):
     with pytest.raises(error, match=message):
-        tower_units(lists, num_tasks, DEFAULT)
+        tower_units(lists, num_tasks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mtl import checks
-from mtl.layers import Experts, Extraction, Gate
 from mtl.training import arrays
+from mtl.training.graph import reached
 from mtl.training.model import MultiTaskModel
 
 # By level (1 is the lowest) and task; a gate that serves several tasks is "shared".
@@ -138,7 +138,7 @@ class GateProbe:
     """
 
     def __init__(self, model: MultiTaskModel) -> None:
-        gates = _standalone_gates(model) | _extraction_gates(model)
+        gates = _gates_of(model)
         if not gates:
             raise ValueError(
                 "`model` should have gates, as MoE, MMoE, CGC and PLE do. "
@@ -182,61 +182,50 @@ def checked_inputs(model: MultiTaskModel, x: Any) -> dict[str, Any]:
     return arrays.check_inputs(model.feature_columns, x)  # type: ignore[no-any-return]
 
 
-def _standalone_gates(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[str]]]:
-    """Return output and experts' names of the gates of MoE and MMoE."""
-    gates = [layer for layer in model.layers if isinstance(layer, Gate)]
-    found = {}
-    if gates:
-        experts = next(layer for layer in model.layers if isinstance(layer, Experts))
-        groups = [(name, experts.groups[0]) for name in experts.subsets or ["expert"]]
-        paths = [keras.Model(model.input, output).layers for output in model.outputs]
-        for gate in gates:
-            users = [
-                task
-                for task, layers in zip(model.task_names, paths, strict=True)
-                if any(layer is gate for layer in layers)
-            ]
+def _gates_of(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[str]]]:
+    """Return the output of each gate, by level and name, and the names of the experts it mixes."""
+    reach = {
+        task: {id(layer) for layer, _ in reached(output)}
+        for task, output in zip(model.task_names, model.task_outputs, strict=True)
+    }
+    found: dict[tuple[int, str], tuple[Any, list[str]]] = {}
+    level = 0
+    for layer in model.layers:
+        if hasattr(layer, "mixtures"):  # a level of experts and their gates
+            level += 1
+            tasks = model.task_names
+            if layer.num_tasks != len(tasks):  # below the last level of an extracted task
+                tasks = [f"task_{k + 1}" for k in range(layer.num_tasks)]
+            outputs = _Gates(layer.gates, name=f"{layer.name}_gates")(layer.input)
+            mixtures = layer.mixtures(tasks, _shared_name(tasks))
+            for (name, experts), weights in zip(mixtures, outputs, strict=True):
+                found[level, name] = (weights, experts)
+        elif getattr(layer, "weighs_experts", False):
+            users = [task for task, layers in reach.items() if id(layer) in layers]
             name = users[0] if len(users) == 1 else _shared_name(model.task_names)
-            found[1, name] = (gate.output, _expert_names(groups))
+            found[1, name] = (layer.output, _experts_beside(model, layer))
     return found
 
 
-def _extraction_gates(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[str]]]:
-    """Return output and experts' names of the gates of CGC and PLE."""
-    levels = [layer for layer in model.layers if isinstance(layer, Extraction)]
-    found = {}
-    for level, layer in enumerate(levels, start=1):
-        tasks = model.task_names
-        if layer.num_tasks != len(tasks):  # below the last level of an extracted task
-            tasks = [f"task_{k + 1}" for k in range(layer.num_tasks)]
-        shared = _shared_name(tasks)
-        outputs = _Gates(layer.gates, name=f"{layer.name}_gates")(layer.input)
-        for k, weights in enumerate(outputs):
-            own = [tasks[k]] if k < len(tasks) else tasks
-            banks = [(task, layer.num_experts_specific) for task in own]
-            groups = [
-                (f"{bank} {subset}".rstrip(), size)
-                for bank, size in [*banks, (shared, layer.num_experts_shared)]
-                for subset in layer.experts.subsets or [""]
-            ]
-            found[level, [*tasks, shared][k]] = (weights, _expert_names(groups))
-    return found
+def _experts_beside(model: MultiTaskModel, gate: Any) -> list[str]:
+    """Return the names of the experts that a gate of its own weighs."""
+    return next(
+        layer.expert_names
+        for layer in model.layers
+        if hasattr(layer, "expert_names") and layer.num_experts == gate.num_experts
+    )
 
 
 class _Gates(keras.layers.Layer):
     """The gates of an extraction level, without its experts."""
 
-    def __init__(self, gates: list[Gate], **kwargs: Any) -> None:
+    def __init__(self, gates: list[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gates = gates
 
     def call(self, inputs: Any) -> list[Any]:
         inputs = inputs if isinstance(inputs, list) else [inputs] * len(self.gates)
         return [gate(x) for gate, x in zip(self.gates, inputs, strict=False)]
-
-
-def _expert_names(groups: Iterable[tuple[str, int]]) -> list[str]:
-    return [f"{group} {i + 1}" for group, size in groups for i in range(size)]
 
 
 def _shared_name(tasks: list[str]) -> str:

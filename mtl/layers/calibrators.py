@@ -8,19 +8,18 @@ import keras
 from keras import ops
 
 from mtl import checks
-from mtl.tasks import Task
+from mtl.layers.head import Head
 
 # Kept from 0, and from 1 by float32's last digit: logits are finite, and different probabilities
 # stay far enough apart for their difference not to vanish where tiny numbers are flushed to zero.
 LOWEST, HIGHEST = 1e-30, 1 - 2.0**-24
 
 
-class _Calibrator(keras.layers.Layer):
+class _Calibrator(Head):
     """What calibrators share: a task, shapes, and float32 whatever the policy."""
 
     def __init__(self, task_name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
-        self.task = Task(self.name if task_name is None else task_name)
+        super().__init__(task_name, **{**kwargs, "dtype": "float32"})
 
     def fixed(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
         """Return a weight that training leaves alone."""
@@ -31,10 +30,6 @@ class _Calibrator(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return `(B, 1)`."""
         return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {**super().get_config(), "task_name": self.task.name}
 
 
 @keras.saving.register_keras_serializable(package="mtl")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -146,6 +146,10 @@ class FeatureEncoder(keras.layers.Layer):
             for c in self._dense
         ]
         return ops.convert_to_tensor(np.concatenate(maps), dtype)
+
+    def shared_parts(self, tasks: Sequence[set[int]]) -> list[tuple[Any, np.ndarray | None]]:
+        """Return the dense parameters that serve several tasks: none, for these are embeddings."""
+        return []
 
     @property
     def tables(self) -> list[tuple[Table, Any]]:

@@ -203,6 +203,12 @@ class Experts(keras.layers.Layer):
         ]
         return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
 
+    @property
+    def expert_names(self) -> list[str]:
+        """A name for each expert: "expert 1", …, or the subset's name and a number."""
+        size = sum(self.groups)
+        return [f"{name} {i + 1}" for name in self.subsets or ["expert"] for i in range(size)]
+
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return `(B, E, H)`."""
         width = self._check_inputs(input_shape)

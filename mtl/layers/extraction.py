@@ -158,6 +158,26 @@ class Extraction(keras.layers.Layer):
             )
         return list(inputs)
 
+    def mixtures(self, tasks: Sequence[str], shared: str) -> list[tuple[str, list[str]]]:
+        """Return a name for each gate, and for each of the experts that it mixes.
+
+        Args:
+            tasks: list of T names.
+            shared: str. The name of the shared gate and experts.
+        """
+        subsets = list(self.experts.subsets) or [""]
+        specific, common = self.num_experts_specific, self.num_experts_shared
+
+        def names(bank: str, size: int) -> list[str]:
+            groups = [f"{bank} {subset}".rstrip() for subset in subsets]
+            return [f"{group} {i + 1}" for group in groups for i in range(size)]
+
+        gates = [(task, [*names(task, specific), *names(shared, common)]) for task in tasks]
+        if self.shared_gate:
+            own = [name for task in tasks for name in names(task, specific)]
+            gates.append((shared, [*own, *names(shared, common)]))
+        return gates
+
     def inputs_of(self, output: int, inputs: Sequence[Any]) -> list[Any]:
         """Return those of a call's inputs that one of its outputs depends on.
 
@@ -192,15 +212,19 @@ class Extraction(keras.layers.Layer):
                 parts += [(variable, None) for variable in gate.trainable_variables]
         return parts
 
+    def config_of_task(self, task: int) -> dict[str, Any]:
+        """Return the configuration of the same layer for one task, without a shared gate."""
+        return {**self.get_config(), "num_tasks": 1, "shared_gate": False}
+
     def weights_of_task(self, task: int) -> list[np.ndarray]:
-        """Return the weights of the same layer for one task, without a shared gate.
+        """Return the weights of the layer that `config_of_task` describes.
 
         Args:
             task: int. Index of the task.
 
         Returns:
-            A list of arrays, as `set_weights` of an `Extraction` with `num_tasks=1` takes it: the
-            task's own experts and the shared ones, and the task's gate.
+            A list of arrays, as `set_weights` takes it: the task's own experts and the shared ones,
+            and the task's gate.
         """
         weights = []
         for value in self.experts.get_weights():

@@ -99,6 +99,8 @@ class Gate(keras.layers.Layer):
           Mixture-of-Experts, KDD 2018
     """
 
+    weighs_experts = True  # for mtl.inspection
+
     def __init__(
         self,
         num_experts: int,

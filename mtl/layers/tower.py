@@ -10,12 +10,12 @@ from keras import ops
 
 from mtl import checks
 from mtl.layers.dnn import DNN
+from mtl.layers.head import Head
 from mtl.seeds import derive_seed, glorot
-from mtl.tasks import Task
 
 
 @keras.saving.register_keras_serializable(package="mtl")
-class Tower(keras.layers.Layer):
+class Tower(Head):
     """A DNN and the head of a task: ŷ = σ(t(z) · W + b).
 
     σ is the sigmoid (binary, multilabel), the identity (regression) or the softmax (multiclass).
@@ -32,7 +32,8 @@ class Tower(keras.layers.Layer):
         dropout: float in [0, 1). Dropout of the DNN. Defaults to 0.
         use_bn: bool. Batch normalisation in the DNN. Defaults to False.
         seed: int or None. Seed of weights and dropout. Defaults to None.
-        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer; `hidden` and `joint_losses` of
+            `Head`.
 
     Raises:
         TypeError: an argument of a wrong type.
@@ -58,8 +59,7 @@ class Tower(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.task = Task(self.name if task_name is None else task_name, task_type, num_outputs)
+        super().__init__(task_name, task_type, num_outputs, **kwargs)
         self.seed = checks.seed("seed", seed)
         self.dnn = DNN(
             units,
@@ -105,7 +105,6 @@ class Tower(keras.layers.Layer):
             **super().get_config(),
             "task_type": self.task.type,
             "num_outputs": self.task.size,
-            "task_name": self.task.name,
             **{key: dnn[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
             "seed": self.seed,
         }

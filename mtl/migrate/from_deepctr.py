@@ -19,6 +19,7 @@ from mtl.models.esmm import ESMM
 from mtl.models.mmoe import MMoE
 from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
+from mtl.training.graph import arguments, maker
 from mtl.training.model import MultiTaskModel
 
 _STEPS = {"Embedding", "Hash", "Lambda", "SequencePoolingLayer", "WeightedSequenceLayer"}
@@ -62,7 +63,7 @@ def from_deepctr(model: Any, feature_columns: Iterable[Any]) -> MultiTaskModel:
     outputs = getattr(model, "outputs", None) or []
     if not isinstance(model, keras.Model) or len(outputs) < 2:
         raise _unlike(repr(model))
-    names = [_maker(output).name for output in outputs]
+    names = [maker(output).name for output in outputs]
     product = _kind(outputs[1]) == "Multiply"
     predictions = _back(outputs[1], "Multiply") if product else outputs
     if predictions[0] is not outputs[0]:
@@ -106,7 +107,7 @@ def from_deepctr(model: Any, feature_columns: Iterable[Any]) -> MultiTaskModel:
     target: MultiTaskModel = factory(
         columns,
         task_names=names,
-        task_types=[_maker(prediction).task for prediction in predictions],
+        task_types=[maker(prediction).task for prediction in predictions],
         tower_dnn_units_lists=[_units(top) for top in tops],
         l2_reg_embedding=max((layer.embeddings_regularizer.l2 for layer in embeddings), default=0),
         l2_reg_dnn=l2_reg,
@@ -134,7 +135,7 @@ def from_deepctr(model: Any, feature_columns: Iterable[Any]) -> MultiTaskModel:
     towers = {layer.task.name: layer for layer in target.layers if isinstance(layer, Tower)}
     hidden = [names[0], "cvr"] if product else names
     for name, logit, prediction in zip(hidden, logits, predictions, strict=True):
-        towers[name].set_weights([*read.dense(logit), _array(_maker(prediction).global_bias)])
+        towers[name].set_weights([*read.dense(logit), _array(maker(prediction).global_bias)])
     return target
 
 
@@ -185,12 +186,12 @@ def _levels(outputs: list[Any], num_tasks: int) -> tuple[list[_Level], Any]:
 def _parts(tensor: Any) -> dict[str, _Part]:
     """Return the parts of x by feature, in DeepCTR's order."""
     if _kind(tensor) in ("Concat", "Flatten", "NoMask"):
-        return dict(chain.from_iterable(_parts(source).items() for source in _sources(tensor)))
+        return dict(chain.from_iterable(_parts(source).items() for source in arguments(tensor)))
     width, steps = tensor.shape[-1], {}
-    while sources := _sources(tensor):
-        steps[_kind(tensor)] = _maker(tensor), [_maker(source).name for source in sources]
+    while sources := arguments(tensor):
+        steps[_kind(tensor)] = maker(tensor), [maker(source).name for source in sources]
         tensor = sources[0]
-    name = _maker(tensor).name
+    name = maker(tensor).name
     if not steps.keys() <= _STEPS:
         raise _unlike(f"an input that goes through {list(steps)}")
     embedding, _ = steps.get("Embedding", (None, []))
@@ -254,14 +255,14 @@ class _Reader:
         """Return a kernel that multiplies `tensor`."""
         # A DNN without units gives its input, and a mixture of such experts is in the order of x.
         while tensor is not self.x:
-            if getattr(_maker(tensor), "hidden_units", ()):
+            if getattr(maker(tensor), "hidden_units", ()):
                 return _array(variable)
-            tensor = _sources(tensor)[0]
+            tensor = arguments(tensor)[0]
         return _array(variable)[self.rows]
 
     def blocks(self, output: Any) -> list[list[Any]]:
         """Return a DNN's weights by depth: kernel, bias, then those of batch normalisation."""
-        dnn, (tensor,), blocks = _maker(output), _sources(output), []
+        dnn, (tensor,), blocks = maker(output), arguments(output), []
         for depth, (kernel, bias) in enumerate(zip(dnn.kernels, dnn.bias, strict=True)):
             block = [_array(kernel) if depth else self.kernel(kernel, tensor), _array(bias)]
             if dnn.use_bn:
@@ -277,8 +278,8 @@ class _Reader:
 
     def dense(self, output: Any) -> list[Any]:
         """Return the weights of a DNN and of the Dense layer on top of it."""
-        (top,) = _sources(output)
-        return [*self.dnn(top), self.kernel(_maker(output).kernel, top)]
+        (top,) = arguments(output)
+        return [*self.dnn(top), self.kernel(maker(output).kernel, top)]
 
     def experts(self, outputs: list[Any]) -> list[Any]:
         """Return the weights of our stack of experts."""
@@ -305,34 +306,21 @@ def _layer(target: Any, kind: Any, name: str) -> Any:
     return next(layer for layer in found if layer.name.rstrip("_") == name)
 
 
-def _maker(tensor: Any) -> Any:
-    """Return the layer that made a tensor."""
-    return tensor._keras_history.operation
-
-
 def _kind(tensor: Any) -> str:
-    return type(_maker(tensor)).__name__
-
-
-def _sources(tensor: Any) -> list[Any]:
-    """Return the tensors that a tensor was made from."""
-    layer, call, _ = tensor._keras_history
-    # Given by position, that is: Keras adds masks by keyword.
-    sources: list[Any] = keras.tree.flatten(layer._inbound_nodes[call].arguments.args)
-    return sources
+    return type(maker(tensor)).__name__
 
 
 def _back(tensor: Any, kind: str) -> list[Any]:
     """Return the tensors that a tensor was made from, by a layer of that class."""
     if _kind(tensor) != kind:
-        raise _unlike(f"{_maker(tensor)} where a {kind} should be")
-    return _sources(tensor)
+        raise _unlike(f"{maker(tensor)} where a {kind} should be")
+    return arguments(tensor)
 
 
 def _units(output: Any) -> tuple[int, ...]:
     """Return the widths of the DNN that made a tensor."""
     _back(output, "DNN")
-    return tuple(_maker(output).hidden_units)
+    return tuple(maker(output).hidden_units)
 
 
 def _only(values: Iterable[Any]) -> Any:

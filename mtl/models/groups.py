@@ -7,18 +7,21 @@ from typing import Any
 
 from mtl.features import DenseFeat, sparse_part
 from mtl.layers.encoder import layout
-from mtl.models.assembly import Plan
 
 _DEFAULT_GROUP = "default_group"  # DeepCTR's
 
 
 def expert_subsets(
-    plan: Plan, expert_features: Any, expert_units: Sequence[int]
+    columns: list[Any],
+    dense_embedding_dim: int | None,
+    expert_features: Any,
+    expert_units: Sequence[int] | None,
 ) -> dict[str, list[int]] | None:
     """Return the `subsets` of `mtl.layers.Experts` that `expert_features` asks for.
 
     Args:
-        plan: the checked arguments.
+        columns: checked feature columns.
+        dense_embedding_dim: int or None. As in `FeatureEncoder`.
         expert_features: dict from group name to list of feature names, "group_name" or None.
         expert_units: the checked widths of the experts.
 
@@ -37,13 +40,13 @@ def expert_subsets(
             "`expert_dnn_units` should hold at least one width with `expert_features`: groups see "
             "inputs of different widths. Received: none."
         )
-    columns = layout(plan.columns, plan.dense_embedding_dim)
+    spans = layout(columns, dense_embedding_dim)
     if isinstance(expert_features, str) and expert_features == "group_name":
-        groups = _named_by_columns(plan.columns)
+        groups = _named_by_columns(columns)
     else:
-        groups = _checked(expert_features, list(columns))
+        groups = _checked(expert_features, list(spans))
     return {
-        group: [i for feature, span in columns.items() if feature in features for i in span]
+        group: [i for feature, span in spans.items() if feature in features for i in span]
         for group, features in groups.items()
     }
 

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtl import checks
 from mtl.layers import Experts, Gate
 from mtl.layers.gate import mix
-from mtl.models.assembly import Plan, assemble
-from mtl.models.groups import expert_subsets
-from mtl.training.model import MultiTaskModel
+from mtl.models.network import Network
+from mtl.models.options import (
+    Groups,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+    Towers,
+    Units,
+    UnitsOrNone,
+    Unpack,
+    Widths,
+    model,
+    per_task,
+)
+from mtl.training import MultiTaskModel
 
-_TOWERS = ((16, 8), (16, 8))
 
-
+@model(search={"num_experts": (4, 8, 16), "expert_dnn_units": Widths()})
 def MMoE(
     dnn_feature_columns: Any,
     *,
-    num_tasks: int | None = None,
-    task_types: Sequence[Any] | None = None,
-    task_names: Sequence[str] | None = None,
-    num_experts: int = 4,
-    expert_dnn_units: Sequence[int] = (32, 32),
-    expert_features: Mapping[str, Sequence[str]] | str | None = None,
-    gate_dnn_units: Sequence[int] | None = None,
-    gate_temperature: float = 1.0,
-    tower_dnn_units_lists: Sequence[Sequence[int]] = _TOWERS,
-    dense_embedding_dim: int | None = None,
-    l2_reg_embedding: float = 1e-5,
-    l2_reg_dnn: float = 0,
-    seed: int | None = 1024,
-    dnn_dropout: float = 0,
-    embedding_dropout: float = 0,
-    dnn_activation: Any = "relu",
-    dnn_use_bn: bool = False,
-    name: str | None = None,
+    num_experts: PositiveInt = 4,
+    expert_dnn_units: Units = (32, 32),
+    expert_features: Groups = None,
+    gate_dnn_units: UnitsOrNone = None,
+    gate_temperature: PositiveFloat = 1.0,
+    tower_dnn_units_lists: Towers = per_task(16, 8),
+    **options: Unpack[Options],
 ) -> MultiTaskModel:
     """Build a multi-gate mixture of experts: each task mixes the shared experts in its own way.
 
@@ -43,11 +41,6 @@ def MMoE(
 
     Args:
         dnn_feature_columns: list of feature columns (see `mtl.features`).
-        num_tasks: int or None. Number of tasks; may be left out where another argument tells it.
-        task_types: list or None. Per task "binary", "regression", `("multiclass", C)` or
-            `("multilabel", C)`. Defaults to binary tasks.
-        task_names: list of str or None. Any names; outputs carry them, made safe for backends.
-            Defaults to "task_1", "task_2", ….
         num_experts: int. Number of experts; with `expert_features`, of each group. Defaults to 4.
         expert_dnn_units: list of int. Widths of every expert. Defaults to (32, 32).
         expert_features: dict from group name to list of feature names, "group_name" or None. Each
@@ -60,59 +53,18 @@ def MMoE(
         gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
         tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
             Defaults to (16, 8) for every task.
-        dense_embedding_dim: int or None. Size to which a linear map of its own takes each numeric
-            feature. Defaults to None: the numbers as they are.
-        l2_reg_embedding: float. L2 strength on the embeddings that a batch looks up.
-            Defaults to 1e-5.
-        l2_reg_dnn: float. L2 strength on the kernels of every DNN. Defaults to 0.
-        seed: int or None. Seed of all weights and dropout. Defaults to 1024.
-        dnn_dropout: float in [0, 1). Dropout of every DNN. Defaults to 0.
-        embedding_dropout: float in [0, 1). Dropout of the encoded features. Defaults to 0.
-        dnn_activation: str or function. Activation of every DNN. Defaults to "relu".
-        dnn_use_bn: bool. Batch normalisation in every DNN. Defaults to False.
-        name: str or None. Name of the model.
-
-    Returns:
-        A `MultiTaskModel`, which is a functional `keras.Model` with one output per task.
-
-    Raises:
-        TypeError: an argument of a wrong type.
-        ValueError: an argument out of range, or arguments that disagree.
+        **options: what every model takes (see `mtl.models.options.Options`).
 
     References:
         - Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
           Mixture-of-Experts, KDD 2018
     """
-    plan = Plan(
-        dnn_feature_columns,
-        num_tasks,
-        task_types,
-        task_names,
-        tower_dnn_units_lists,
-        _TOWERS,
-        dense_embedding_dim,
-        l2_reg_embedding,
-        l2_reg_dnn,
-        seed,
-        dnn_dropout,
-        embedding_dropout,
-        dnn_activation,
-        dnn_use_bn,
-        name,
-    )
-    num_experts = checks.positive_int("num_experts", num_experts)
-    expert_units = checks.units("expert_dnn_units", expert_dnn_units)
-    subsets = expert_subsets(plan, expert_features, expert_units)
-    gate_units = checks.units("gate_dnn_units", gate_dnn_units)
-    temperature = checks.positive_float("gate_temperature", gate_temperature)
-
-    def body(x: Any) -> list[Any]:
-        experts = Experts(num_experts, expert_units, subsets=subsets, **plan.options("experts"))
-        e = experts(x)
-        gates = [
-            Gate(experts.num_experts, gate_units, temperature, **plan.options(f"gate_{k}"))(x)
-            for k in range(len(plan.tasks))
-        ]
-        return [mix(e, gate) for gate in gates]
-
-    return assemble(plan, body)
+    net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
+    groups = net.groups(expert_features, expert_dnn_units)
+    x = net.encode()
+    experts = Experts(num_experts, expert_dnn_units, subsets=groups, **net.layer("experts"))
+    e, z = experts(x), []
+    for k in range(len(net.tasks)):
+        gate = Gate(experts.num_experts, gate_dnn_units, gate_temperature, **net.layer(f"gate_{k}"))
+        z.append(mix(e, gate(x)))
+    return net.model(net.towers(z))

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from mtl import checks
+from mtl.features import DenseFeat
 from mtl.layers import DNN
-from mtl.layers.interactions import call_layer, check_bottom, cross_network, factorization_machine
-from mtl.models.assembly import Plan, assemble
-from mtl.training.model import MultiTaskModel
+from mtl.layers.encoder import layout
+from mtl.layers.interactions import cross_network, factorization_machine, keras_rs_layers
+from mtl.models.network import Network
+from mtl.models.options import Options, Towers, Units, Unpack, Widths, model, per_task
+from mtl.training import MultiTaskModel
 
-_TOWERS = ((64, 32), (64, 32))
+_BOTTOMS = ("dnn", "dcn", "deepfm")
 _UNITS = (128, 128)
 
 
+@model(search={"bottom_dnn_units": Widths(8)})
 def SharedBottom(
     dnn_feature_columns: Any,
     *,
-    num_tasks: int | None = None,
-    task_types: Sequence[Any] | None = None,
-    task_names: Sequence[str] | None = None,
     bottom: Any = "dnn",
-    bottom_dnn_units: Sequence[int] = _UNITS,
-    tower_dnn_units_lists: Sequence[Sequence[int]] = _TOWERS,
-    dense_embedding_dim: int | None = None,
-    l2_reg_embedding: float = 1e-5,
-    l2_reg_dnn: float = 0,
-    seed: int | None = 1024,
-    dnn_dropout: float = 0,
-    embedding_dropout: float = 0,
-    dnn_activation: Any = "relu",
-    dnn_use_bn: bool = False,
-    name: str | None = None,
+    bottom_dnn_units: Units = _UNITS,
+    tower_dnn_units_lists: Towers = per_task(64, 32),
+    **options: Unpack[Options],
 ) -> MultiTaskModel:
     """Build a Shared-Bottom model: h = bottom(x), ŷ_k = σ(t_k(h)).
 
@@ -51,31 +42,13 @@ def SharedBottom(
 
     Args:
         dnn_feature_columns: list of feature columns (see `mtl.features`).
-        num_tasks: int or None. Number of tasks; may be left out where another argument tells it.
-        task_types: list or None. Per task "binary", "regression", `("multiclass", C)` or
-            `("multilabel", C)`. Defaults to binary tasks.
-        task_names: list of str or None. Any names; outputs carry them, made safe for backends.
-            Defaults to "task_1", "task_2", ….
         bottom: "dnn", "dcn", "deepfm", or a Keras layer from `(B, D)` to `(B, H)`. A layer keeps
             its own seed and options; to load the model, its class should be registered, as always
             in Keras. Defaults to "dnn".
         bottom_dnn_units: list of int. Widths of the bottom's DNN. Defaults to (128, 128).
         tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
             Defaults to (64, 32) for every task.
-        dense_embedding_dim: int or None. Size to which a linear map of its own takes each numeric
-            feature. Defaults to None: the numbers as they are.
-        l2_reg_embedding: float. L2 strength on the embeddings that a batch looks up.
-            Defaults to 1e-5.
-        l2_reg_dnn: float. L2 strength on the kernels of every DNN and cross layer. Defaults to 0.
-        seed: int or None. Seed of all weights and dropout. Defaults to 1024.
-        dnn_dropout: float in [0, 1). Dropout of every DNN. Defaults to 0.
-        embedding_dropout: float in [0, 1). Dropout of the encoded features. Defaults to 0.
-        dnn_activation: str or function. Activation of every DNN. Defaults to "relu".
-        dnn_use_bn: bool. Batch normalisation in every DNN. Defaults to False.
-        name: str or None. Name of the model.
-
-    Returns:
-        A `MultiTaskModel`, which is a functional `keras.Model` with one output per task.
+        **options: what every model takes (see `mtl.models.options.Options`).
 
     Raises:
         ImportError: "dcn" and "deepfm" without keras-rs.
@@ -89,40 +62,69 @@ def SharedBottom(
         - Guo et al., DeepFM: A Factorization-Machine based Neural Network for CTR Prediction,
           IJCAI 2017
     """
-    plan = Plan(
-        dnn_feature_columns,
-        num_tasks,
-        task_types,
-        task_names,
-        tower_dnn_units_lists,
-        _TOWERS,
-        dense_embedding_dim,
-        l2_reg_embedding,
-        l2_reg_dnn,
-        seed,
-        dnn_dropout,
-        embedding_dropout,
-        dnn_activation,
-        dnn_use_bn,
-        name,
-    )
-    bottom = check_bottom(plan, bottom)
-    bottom_units = checks.units("bottom_dnn_units", bottom_dnn_units)
-    if bottom_units != _UNITS and not isinstance(bottom, str):
+    net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
+    bottom = _checked(net, bottom, bottom_dnn_units)
+    x = net.encode()
+    if isinstance(bottom, keras.layers.Layer):
+        h = _called(bottom, x)
+    else:
+        h = DNN(bottom_dnn_units, **net.layer("bottom"))(x)
+    if bottom == "dcn":
+        c = cross_network(x, [net.layer("cross_0"), net.layer("cross_1")])
+        h = ops.concatenate([c, h], axis=-1)
+    if bottom == "deepfm":
+        products = net.layer_name("inner_products")
+        terms = factorization_machine(x, *_embeddings(net), net.layer("linear"), products)
+        h = ops.concatenate([*terms, h], axis=-1)
+    return net.model(net.towers([h] * len(net.tasks)))
+
+
+def _checked(net: Network, bottom: Any, units: Any) -> Any:
+    """Return `bottom`, or raise if no such bottom can be built."""
+    if isinstance(bottom, keras.layers.Layer):
+        if tuple(units) != _UNITS:
+            raise ValueError(
+                "`bottom_dnn_units` should be left out where `bottom` is a layer. "
+                f"Received: {units!r}"
+            )
+        encoder = net.layer_name("encoder")
+        if bottom.name == encoder or net.layer_name(bottom.name) != bottom.name:
+            raise ValueError(
+                f"`bottom` should have a name of its own, other than {encoder!r} and the names of "
+                f"features and tasks. Received: a layer named {bottom.name!r}"
+            )
+        return bottom
+    if bottom not in _BOTTOMS:
         raise ValueError(
-            "`bottom_dnn_units` should be left out where `bottom` is a layer. "
-            f"Received: {bottom_dnn_units!r}"
+            f"`bottom` should be one of {_BOTTOMS} or a Keras layer. Received: {bottom!r}"
         )
+    if bottom != "dnn":
+        keras_rs_layers()
+    if bottom == "deepfm":
+        _embeddings(net)
+    return bottom
 
-    def body(x: Any) -> list[Any]:
-        if isinstance(bottom, keras.layers.Layer):
-            h = call_layer(bottom, x)
-        else:
-            h = DNN(bottom_units, **plan.options("bottom"))(x)
-        if bottom == "dcn":
-            h = ops.concatenate([cross_network(plan, x), h], axis=-1)
-        if bottom == "deepfm":
-            h = ops.concatenate([*factorization_machine(plan, x), h], axis=-1)
-        return [h for _ in plan.tasks]
 
-    return assemble(plan, body)
+def _called(layer: Any, x: Any) -> Any:
+    """Return a user's layer of x, or raise ValueError if that isn't of shape `(B, H)`."""
+    h = layer(x)
+    if not isinstance(h, keras.KerasTensor) or len(h.shape) != 2 or h.shape[1] is None:
+        raise ValueError(f"`bottom` should return a tensor of shape (B, H). Received: {h}")
+    return h
+
+
+def _embeddings(net: Network) -> tuple[int, int]:
+    """Return how many embeddings x begins with, and their size."""
+    dim = net.dense_embedding_dim
+    numbers = {column.name for column in net.columns if isinstance(column, DenseFeat)}
+    sizes = {
+        name: len(span)
+        for name, span in layout(net.columns, dim).items()
+        if dim or name not in numbers
+    }
+    if len(sizes) < 2 or len(set(sizes.values())) > 1:
+        raise ValueError(
+            "`bottom='deepfm'` should have at least two embeddings, all of one size (that of "
+            f"numbers is `dense_embedding_dim`). Received: {sizes}"
+        )
+    return len(sizes), next(iter(sizes.values()))

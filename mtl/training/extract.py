@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import keras
 
-from mtl.layers import Extraction
-from mtl.tasks import Task
+from mtl.training.graph import number_of_outputs, reached
 from mtl.training.model import MultiTaskModel
 
 
@@ -20,7 +20,8 @@ def extract_task(model: MultiTaskModel, name: str) -> MultiTaskModel:
 
     Args:
         model: a model of `mtl.models`.
-        name: str. Name of a task; or `"cvr"`, P(conversion | click), of an ESMM.
+        name: str. Name of a task, or of one that the model keeps to itself, such as `"cvr"`,
+            P(conversion | click), of an ESMM.
 
     Returns:
         A `MultiTaskModel` with one output.
@@ -28,46 +29,42 @@ def extract_task(model: MultiTaskModel, name: str) -> MultiTaskModel:
     Raises:
         ValueError: the model predicts no such task.
     """
-    layers = {
-        layer.task.name: layer
-        for layer in model.layers
-        if isinstance(getattr(layer, "task", None), Task)
-    }
-    if name not in layers:
-        raise ValueError(f"`name` should be one of {sorted(layers)}. Received: {name!r}")
-    head = layers[name]
+    heads = {layer.task.name: layer for layer in model.layers if hasattr(layer, "task")}
+    if name not in heads:
+        raise ValueError(f"`name` should be one of {sorted(heads)}. Received: {name!r}")
+    head = heads[name]
     part = MultiTaskModel(model.input, [head.output], name=f"{model.name}_{head.name}")
-    # Levels below the last are needed in full: their shared output mixes every task's experts.
-    last, task = _extraction_below(head)
+    own = _one_output_of(head.output)
 
     def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        if layer is last:
-            config |= {"num_tasks": 1, "shared_gate": False}
+        config = layer.config_of_task(own[layer.name]) if layer.name in own else layer.get_config()
         return type(layer).from_config(config)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if last is None or layer.name != last.name:
+        if layer.name not in own:
             return layer(*args, **kwargs)
-        inputs = args[0]
+        whole, inputs = model.get_layer(layer.name), args[0]
         if isinstance(inputs, (list, tuple)):
-            inputs = [inputs[task], inputs[-1]]
+            inputs = whole.inputs_of(own[layer.name], inputs)
         # Where the graph has an output per task; one of them is read.
-        return layer(inputs, **kwargs) * len(last.gates)
+        return layer(inputs, **kwargs) * number_of_outputs(whole)
 
     copy = keras.models.clone_model(part, clone_function=clone, call_function=call)
     for layer in part.layers:
-        weights = layer.weights_of_task(task) if layer is last else layer.get_weights()
+        whole = layer.name not in own
+        weights = layer.get_weights() if whole else layer.weights_of_task(own[layer.name])
         copy.get_layer(layer.name).set_weights(weights)
     return copy  # type: ignore[no-any-return]
 
 
-def _extraction_below(head: Any) -> tuple[Any, int]:
-    """Return the extraction level that `head` reads, or None, and which of its outputs."""
-    if isinstance(head.input, keras.KerasTensor):
-        layer, _, index = head.input._keras_history
-        if isinstance(layer, Extraction):
-            return layer, index
-        if hasattr(layer, "task"):  # the tower below a calibrator
-            return _extraction_below(layer)
-    return None, 0
+def _one_output_of(output: Any) -> dict[str, int]:
+    """Return the layers, by name, that can be cut down to the one output that is needed of them.
+
+    Levels of extraction below the last are needed in full: their shared output mixes every task's
+    experts.
+    """
+    needed: dict[str, set[int]] = defaultdict(set)
+    for layer, part in reached(output):
+        if part is not None and hasattr(layer, "config_of_task"):
+            needed[layer.name].add(part)
+    return {name: parts.pop() for name, parts in needed.items() if len(parts) == 1}

@@ -12,6 +12,7 @@ from keras import ops
 
 from mtl.losses import JointLoss, split_missing
 from mtl.tasks import Task
+from mtl.training.internals import metrics_by_task
 
 _MEANS = ("sum_over_batch_size", "mean")
 _apart: ContextVar[list[Any] | None] = ContextVar("apart", default=None)
@@ -27,7 +28,9 @@ class Objective:
         tasks: the model's tasks.
         losses: list with a Keras loss, its name, a function, or None per task.
         loss_weights: list with a float per task, or None.
-        joint_losses: list of `JointLoss`, or None.
+        joint_losses: list of `JointLoss`. Defaults to none.
+        hidden: names of the tasks without labels, which joint losses may take, too. Defaults to
+            none.
 
     Raises:
         TypeError: a joint loss is no `JointLoss`.
@@ -42,12 +45,13 @@ class Objective:
         tasks: Sequence[Task],
         losses: Sequence[Any],
         loss_weights: Sequence[float] | None,
-        joint_losses: Sequence[Any] | None,
+        joint_losses: Sequence[Any] = (),
+        hidden: Sequence[str] = (),
     ) -> None:
         self._tasks = tasks
         self._losses = [_loss(*pair) for pair in zip(tasks, losses, strict=True)]
         self._weights = loss_weights or [1.0] * len(tasks)
-        self._joint = _check_joint(tasks, joint_losses)
+        self._joint = _check_joint(tasks, joint_losses, hidden)
         if not self._joint and all(loss is None for loss in self._losses):
             raise ValueError("`loss` should hold a loss for at least one task. Received: none")
         several = len(tasks) > 1
@@ -79,6 +83,7 @@ class Objective:
         self,
         y: Any,
         y_pred: Any,
+        hidden: dict[str, Any],
         sample_weight: Any,
         missing: bool,
         replicas: int,
@@ -89,6 +94,7 @@ class Objective:
         Args:
             y: labels in the structure of the outputs; NaN is missing.
             y_pred: predictions, a list in task order or one tensor for a single task.
+            hidden: dict from name to prediction of the tasks without labels.
             sample_weight: None, one tensor for every task, or weights as `y`.
             missing: bool. Whether there may be missing labels.
             replicas: int. Number of replicas, whose losses Keras sums.
@@ -120,9 +126,11 @@ class Objective:
             if mean is not None and log:
                 mean.update_state(value * replicas if replicas > 1 else value, rows)
             losses.append(value * self._weights[k] if self._weights[k] != 1 else value)
-        return losses, self._joint_terms(y, y_pred, sample_weight, log)
+        return losses, self._joint_terms(y, y_pred, hidden, sample_weight, log)
 
-    def _joint_terms(self, y: Any, y_pred: Any, sample_weight: Any, log: bool) -> list[Any]:
+    def _joint_terms(
+        self, y: Any, y_pred: Any, hidden: dict[str, Any], sample_weight: Any, log: bool
+    ) -> list[Any]:
         values = []
         for joint, mean in zip(self._joint, self._joint_means, strict=True):
             given = [
@@ -133,6 +141,7 @@ class Objective:
                 }
                 for side in (y, y_pred, sample_weight)
             ]
+            given[1] |= {name: hidden[name] for name in joint.tasks if name in hidden}
             values.append(joint(*given))
             if log:
                 mean.update_state(values[-1], ops.shape(y_pred[0])[0])
@@ -192,13 +201,9 @@ def update_metrics(
     if not compiled.built:
         compiled.build(y, y_pred)
     y, y_pred, sample_weight = (_listed(v, tasks) for v in (y, y_pred, sample_weight))
-    for weighted, by_task in (
-        (False, compiled._flat_metrics),
-        (True, compiled._flat_weighted_metrics),
-    ):
-        # Keras 3.8 keeps no entries where no metric is given.
+    for weighted, by_task in metrics_by_task(compiled):
         for k, (task, metrics) in enumerate(zip(tasks, by_task, strict=bool(by_task))):
-            for metric in metrics.metrics if metrics else ():
+            for metric in metrics:
                 given = y[k], y_pred[k], sample_weight[k] if weighted else None
                 if _may_be_nan(y[k]):
                     given = mask(task, *given)[:3]
@@ -273,13 +278,12 @@ def _crossentropy(y_true: Any, y_pred: Any) -> Any:
     return keras.losses.categorical_crossentropy(y_true, y_pred)
 
 
-def _check_joint(tasks: Sequence[Task], joint_losses: Any) -> list[JointLoss]:
-    if joint_losses is None:
-        return []
-    joint = list(joint_losses) if isinstance(joint_losses, (list, tuple)) else [joint_losses]
-    known = [task.name for task in tasks]
+def _check_joint(
+    tasks: Sequence[Task], joint_losses: Sequence[Any], hidden: Sequence[str]
+) -> list[JointLoss]:
+    known = [*(task.name for task in tasks), *hidden]
     names = {"loss"} | {f"{task.output_name}_loss" for task in tasks}
-    for loss in joint:
+    for loss in joint_losses:
         if not isinstance(loss, JointLoss):
             raise TypeError(
                 "`joint_losses` should hold losses of several tasks (mtl.losses.JointLoss). "
@@ -296,7 +300,7 @@ def _check_joint(tasks: Sequence[Task], joint_losses: Any) -> list[JointLoss]:
                 f"`joint_losses` should have names of their own. Received: {loss.name!r} twice"
             )
         names.add(loss.name)
-    return joint
+    return list(joint_losses)
 
 
 def _listed(values: Any, tasks: Sequence[Task]) -> list[Any]:

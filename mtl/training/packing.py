@@ -54,6 +54,11 @@ def _longer(value: Any, length: int | None) -> Any:
     return longer
 
 
+def packed(x: Any) -> bool:
+    """Return whether `pack` made this of several arrays."""
+    return isinstance(x, dict) and any(name.startswith(_PREFIX) for name in x)
+
+
 def unpack(x: dict[str, Any]) -> dict[str, Any]:
     """Return the named tensors `(B, 1)` of what `pack` made; other entries as they are."""
     named: dict[str, Any] = {}

@@ -16,41 +16,6 @@ from mtl.training.objective import terms_apart
 from mtl.training.sharing import shared_parts
 
 
-class FullBatchesByXLA:
-    """TensorFlow's training step, compiled by XLA for full batches alone.
-
-    XLA compiles anew for each length of a batch, which for the short one at the end of an epoch
-    takes seconds to save milliseconds. It runs from the same trace, uncompiled.
-
-    Args:
-        step: function of a batch of data.
-    """
-
-    def __init__(self, step: Callable[[Any], Any]) -> None:
-        import tensorflow as tf
-
-        self._step = tf.function(step, reduce_retracing=True, autograph=False)
-        with tf.init_scope():
-            self._full = tf.Variable(0, trainable=False, dtype="int32")
-
-    def start(self) -> None:
-        """Take the longest batch from here on as a full one."""
-        self._full.assign(0)
-
-    def __call__(self, data: Any) -> Any:
-        """Run the step on a batch, in a graph that is being traced."""
-        import tensorflow as tf
-
-        step = self._step.get_concrete_function(data)
-        compiled = tf.function(step, jit_compile=True, autograph=False)
-        first = keras.tree.flatten(data)[0]
-        if first.shape[0] is not None:
-            return compiled(data)
-        rows = tf.shape(first)[0]
-        full = self._full.assign(tf.maximum(self._full, rows))
-        return tf.cond(rows < full, lambda: step(data), lambda: compiled(data))
-
-
 class Terms(NamedTuple):
     """A batch's losses, and their gradients on the trainable variables.
 
@@ -84,7 +49,7 @@ def tensorflow_step(model: Any, data: Any) -> Any:
 
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     terms, loss, y_pred = _tensorflow_terms(model, x, y, sample_weight, training=True)
-    model._loss_tracker.update_state(loss, tf.shape(keras.tree.flatten(x)[0])[0])
+    _loss_mean(model).update_state(loss, tf.shape(keras.tree.flatten(x)[0])[0])
     gradients = _balanced(model, terms)
     model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
     _compare(model, terms.losses, x, y, sample_weight)
@@ -106,7 +71,7 @@ def torch_step(model: Any, data: Any) -> Any:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     terms, loss, y_pred = _torch_terms(model, x, y, sample_weight, training=True)
     with torch.no_grad():
-        model._loss_tracker.update_state(loss, keras.tree.flatten(x)[0].shape[0])
+        _loss_mean(model).update_state(loss, keras.tree.flatten(x)[0].shape[0])
         model.optimizer.apply(_balanced(model, terms), model.trainable_variables)
         _compare(model, terms.losses, x, y, sample_weight)
         return model.compute_metrics(x, y, y_pred, sample_weight)
@@ -145,10 +110,18 @@ def jax_step(model: Any, state: Any, data: Any) -> Any:
         non_trainable,
         lambda: _compare(model, terms.losses, x, y, sample_weight),
     )
-    logs, metrics_variables = model._update_metrics_variables(
-        metrics_variables, loss, x, y, y_pred, sample_weight
-    )
+    with keras.StatelessScope(
+        list(zip(model.metrics_variables, metrics_variables, strict=True))
+    ) as scope:
+        _loss_mean(model).update_state(loss, keras.tree.flatten(x)[0].shape[0])
+        logs = model.compute_metrics(x, y, y_pred, sample_weight)
+    metrics_variables = [scope.get_current_value(v) for v in model.metrics_variables]
     return logs, (trainable, non_trainable, optimizer_variables, metrics_variables)
+
+
+def _loss_mean(model: Any) -> Any:
+    """Return the mean of the total loss that the logs show: the first of a model's metrics."""
+    return model.metrics[0]
 
 
 def gradient_products(model: Any) -> Callable[..., np.ndarray]:
@@ -293,8 +266,9 @@ def _jax_terms(
     place = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
     tables = {
         place[id(weight)]: (table, weight)
-        for table, weight in model.encoder.tables
-        if model._lazy and id(weight) in place
+        for encoder in model.encoders
+        for table, weight in encoder.tables
+        if model.lazy and id(weight) in place
     }
     batch = keras.tree.flatten(x)[0].shape[0]
     zeros = {
@@ -397,4 +371,4 @@ def _products(by_task: list[list[Any]], scale: Any) -> Any:
 
 def _compare(model: Any, before: Any, x: Any, y: Any, sample_weight: Any) -> None:
     if model.balancer is not None and model.balancer.compares_losses:
-        model.balancer.compare(before, model._task_losses(x, y, sample_weight))
+        model.balancer.compare(before, model.task_losses(x, y, sample_weight))

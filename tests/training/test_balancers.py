@@ -205,7 +205,7 @@ def test_training_goes_on_in_another_process_to_the_bit(tmp_path):
         models[name].compile(keras.optimizers.Adam(0.01), balancer=name, **toy.NO_XLA)
         models[name].fit(toy.features(), toy.labels(), epochs=3, **options)
         models[name].save(tmp_path / f"{name}.keras")
-    script = CONTINUE.format(here=str(Path(__file__).parent), names=names, folder=str(tmp_path))
+    script = CONTINUE.format(here=str(Path(__file__).parents[1]), names=names, folder=str(tmp_path))
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
     for name, model in models.items():
         model.fit(toy.features(), toy.labels(), epochs=2, **options)

@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from mtl.optimizers import LazyAdam
-from mtl.training.steps import FullBatchesByXLA
+from mtl.training.xla import FullBatchesByXLA
 
 tensorflow_only = pytest.mark.skipif(toy.BACKEND != "tensorflow", reason="XLA on TensorFlow")
 N = 26

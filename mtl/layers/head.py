@@ -1,0 +1,56 @@
+"""Head: what the layers have in common that make a task's prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from mtl.tasks import Task
+
+
+class Head(keras.layers.Layer):
+    """A layer whose output is the prediction of a task.
+
+    A `MultiTaskModel` learns from its heads which tasks it has, and which losses over several of
+    them are the model's own. These are part of a layer's configuration, so that a model that is
+    cloned, saved or loaded keeps them.
+
+    Args:
+        task_name: str or None. The task's own name, any characters. Defaults to the layer's name.
+        task_type: str. As in `mtl.tasks.Task`. Defaults to `"binary"`.
+        num_outputs: int. Number of classes or labels; 1 for the others. Defaults to 1.
+        hidden: bool. Whether the model keeps the task to itself. Defaults to False.
+        joint_losses: list of `mtl.losses.JointLoss`, or their configurations. Losses that belong
+            to the model, whatever it is compiled with. Defaults to none.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        task_name: str | None = None,
+        task_type: str = "binary",
+        num_outputs: int = 1,
+        hidden: bool = False,
+        joint_losses: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        name = self.name if task_name is None else task_name
+        self.task = Task(name, task_type, num_outputs, bool(hidden))
+        self.joint_losses = [
+            keras.saving.deserialize_keras_object(loss) if isinstance(loss, dict) else loss
+            for loss in joint_losses
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that heads have in common, where they aren't the defaults."""
+        config = {**super().get_config(), "task_name": self.task.name}
+        if self.task.hidden:
+            config["hidden"] = True
+        if self.joint_losses:
+            config["joint_losses"] = [
+                keras.saving.serialize_keras_object(loss) for loss in self.joint_losses
+            ]
+        return config

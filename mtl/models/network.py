@@ -1,0 +1,158 @@
+"""Network: what a factory builds its model with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from mtl.features import check_columns, model_inputs
+from mtl.layers import FeatureEncoder, Tower
+from mtl.layers.dropout import Dropout
+from mtl.layers.encoder import layout
+from mtl.models.groups import expert_subsets
+from mtl.models.options import DEFAULTS, Groups, Options, Towers, Unpack
+from mtl.seeds import derive_seed
+from mtl.tasks import resolve_tasks, tower_units
+from mtl.training import MultiTaskModel
+from mtl.training.graph import maker
+
+
+class Network:
+    """Inputs, encoders, names and seeds of layers, towers: all but the paper.
+
+    A factory makes one first, which checks features and tasks, and calls it from the features to
+    the predictions. Nothing is built before the first `encode`.
+
+    Args:
+        dnn_feature_columns: list of feature columns.
+        tower_dnn_units_lists: list of lists of int, one per task, or a default by `per_task`.
+        **options: what every model takes (see `mtl.models.options.Options`), checked by `@model`.
+
+    Attributes:
+        columns: list of checked feature columns.
+        tasks: list of `Task`.
+        tower_units: list of tuples of int, one per task.
+
+    Raises:
+        TypeError: features or tasks of a wrong type.
+        ValueError: invalid features or tasks, or a task that has the name of an input.
+    """
+
+    def __init__(
+        self, dnn_feature_columns: Any, tower_dnn_units_lists: Towers, **options: Unpack[Options]
+    ) -> None:
+        given: dict[str, Any] = {**DEFAULTS, **options}
+        self.columns = check_columns(dnn_feature_columns)
+        self.tasks = resolve_tasks(given["num_tasks"], given["task_types"], given["task_names"])
+        self.tower_units = tower_units(tower_dnn_units_lists, len(self.tasks))
+        self.dense_embedding_dim = given["dense_embedding_dim"]
+        self._given = given
+        self._dnn = {
+            "activation": given["dnn_activation"],
+            "l2_reg": given["l2_reg_dnn"],
+            "dropout": given["dnn_dropout"],
+            "use_bn": bool(given["dnn_use_bn"]),
+        }
+        self._specs = {spec.name: spec for spec in model_inputs(self.columns)}
+        self._inputs: dict[str, Any] = {}
+        self._encoded: list[tuple[Any, dict[str, range]]] = []
+        outputs = {task.output_name for task in self.tasks}
+        if clash := [name for name in self._specs if name in outputs]:
+            raise ValueError(
+                f"`task_names` should differ from the names of the inputs. Received: {clash[0]!r} "
+                "as both (is a label among the features?)"
+            )
+        self._taken = outputs | self._specs.keys()
+
+    def layer_name(self, name: str) -> str:
+        """Return a layer's name, made different from every input and task: users name those."""
+        while name in self._taken:
+            name += "_"
+        return name
+
+    def layer(self, name: str) -> dict[str, Any]:
+        """Return name, seed and DNN options of one layer; its seed follows from its name."""
+        return {"name": self.layer_name(name), "seed": self.seed(name), **self._dnn}
+
+    def seed(self, name: str) -> int | None:
+        """Return the seed of what has that name."""
+        return derive_seed(self._given["seed"], name)
+
+    def groups(self, expert_features: Groups, units: Sequence[int] | None) -> Any:
+        """Return the `subsets` of experts of these widths that `expert_features` asks for."""
+        return expert_subsets(self.columns, self.dense_embedding_dim, expert_features, units)
+
+    def encode(self, name: str = "encoder", features: Sequence[str] | None = None) -> Any:
+        """Return encoded features x `(B, D)`, from tables of their own for each name.
+
+        Args:
+            name: str. Name of the layer, from which the seed of its tables follows.
+            features: list of feature names, or None. Defaults to None: all of them.
+        """
+        columns = [c for c in self.columns if features is None or c.name in features]
+        inputs = {spec.name: self._input(spec) for spec in model_inputs(columns)}
+        x = FeatureEncoder(
+            columns,
+            l2_reg=self._given["l2_reg_embedding"],
+            seed=self.seed(name),
+            dense_embedding_dim=self.dense_embedding_dim,
+            name=self.layer_name(name),
+        )(inputs)
+        if rate := self._given["embedding_dropout"]:
+            drop = "embedding_dropout" if name == "encoder" else f"{name}_dropout"
+            x = Dropout(rate, seed=self.seed(drop), name=self.layer_name(drop))(x)
+        self._encoded.append((x, layout(columns, self.dense_embedding_dim)))
+        return x
+
+    def _input(self, spec: Any) -> Any:
+        if spec.name not in self._inputs:
+            self._inputs[spec.name] = keras.Input(spec.shape, name=spec.name, dtype=spec.dtype)
+        return self._inputs[spec.name]
+
+    def select(self, x: Any, features: Sequence[str]) -> Any:
+        """Return the columns of x that some features have, in the order of x.
+
+        Args:
+            x: what `encode` returned.
+            features: list of feature names.
+        """
+        spans = next(spans for tensor, spans in self._encoded if tensor is x)
+        return ops.take(x, [i for name in spans if name in features for i in spans[name]], axis=1)
+
+    def tower(self, k: int, z: Any, hidden: str | None = None) -> Any:
+        """Return a prediction by a tower of task k's widths.
+
+        Args:
+            k: int. Index of the task.
+            z: tensor `(B, H)`.
+            hidden: str or None. Name of a hidden binary task to predict in place of task k.
+                Defaults to None.
+        """
+        task = self.tasks[k]
+        own: dict[str, Any] = {
+            "name": task.output_name,
+            "task_name": task.name,
+            "task_type": task.type,
+            "num_outputs": task.size,
+        }
+        if hidden is not None:
+            own = {"name": self.layer_name(hidden), "task_name": hidden, "hidden": True}
+        return Tower(self.tower_units[k], **{**self.layer(f"tower_{k}"), **own})(z)
+
+    def towers(self, z: Sequence[Any]) -> list[Any]:
+        """Return the predictions of all tasks, from a tensor `(B, H)` for each."""
+        return [self.tower(k, z[k]) for k in range(len(self.tasks))]
+
+    def model(self, outputs: Sequence[Any], losses: Sequence[Any] = ()) -> MultiTaskModel:
+        """Return the model.
+
+        Args:
+            outputs: list of predictions: those of the tasks, in their order, then hidden ones.
+            losses: list of `JointLoss` that belong to the model, whatever it is compiled with.
+        """
+        maker(outputs[-1]).joint_losses += losses
+        inputs = {name: self._inputs[name] for name in self._specs if name in self._inputs}
+        return MultiTaskModel(inputs, list(outputs), name=self._given["name"])

@@ -1,0 +1,211 @@
+"""Options: what every model takes beside its own parameters; `@model`: the door to the zoo."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import wraps
+from types import MappingProxyType
+from typing import Annotated, Any, TypedDict, TypeVar, get_origin, get_type_hints
+
+from typing_extensions import Unpack
+
+from mtl import checks
+from mtl.tasks import per_task
+
+__all__ = [
+    "Groups",
+    "Options",
+    "PositiveFloat",
+    "PositiveInt",
+    "Towers",
+    "Units",
+    "UnitsOrNone",
+    "Unpack",
+    "Widths",
+    "model",
+    "per_task",
+]
+
+# A type as users and type checkers see it, and the function that checks a value of it.
+PositiveInt = Annotated[int, checks.positive_int]
+PositiveIntOrNone = Annotated[int | None, checks.positive_int_or_none]
+PositiveFloat = Annotated[float, checks.positive_float]
+NonNegativeFloat = Annotated[float, checks.non_negative_float]
+Rate = Annotated[float, checks.rate]
+Seed = Annotated[int | None, checks.seed]
+Units = Annotated[Sequence[int], checks.units]
+UnitsOrNone = Annotated[Sequence[int] | None, checks.units]
+Activation = Annotated[Any, checks.activation]
+# Checked by Network, which knows the tasks and the features.
+Towers = Sequence[Sequence[int]]
+Groups = Mapping[str, Sequence[str]] | str | None
+
+
+class Options(TypedDict, total=False):
+    """What every model takes beside its own parameters.
+
+    Args:
+        num_tasks: int or None. Number of tasks; may be left out where another argument tells it.
+        task_types: list or None. Per task "binary", "regression", `("multiclass", C)` or
+            `("multilabel", C)`. Defaults to binary tasks.
+        task_names: list of str or None. Any names; outputs carry them, made safe for backends.
+            Defaults to "task_1", "task_2", ….
+        dense_embedding_dim: int or None. Size to which a linear map of its own takes each numeric
+            feature. Defaults to None: the numbers as they are.
+        l2_reg_embedding: float. L2 strength on the embeddings that a batch looks up.
+            Defaults to 1e-5.
+        l2_reg_dnn: float. L2 strength on the kernels of every DNN. Defaults to 0.
+        seed: int or None. Seed of all weights and dropout. Defaults to 1024.
+        dnn_dropout: float in [0, 1). Dropout of every DNN. Defaults to 0.
+        embedding_dropout: float in [0, 1). Dropout of the encoded features. Defaults to 0.
+        dnn_activation: str or function. Activation of every DNN. Defaults to "relu".
+        dnn_use_bn: bool. Batch normalisation in every DNN. Defaults to False.
+        name: str or None. Name of the model.
+    """
+
+    num_tasks: int | None
+    task_types: Sequence[Any] | None
+    task_names: Sequence[str] | None
+    dense_embedding_dim: PositiveIntOrNone
+    l2_reg_embedding: NonNegativeFloat
+    l2_reg_dnn: NonNegativeFloat
+    seed: Seed
+    dnn_dropout: Rate
+    embedding_dropout: Rate
+    dnn_activation: Activation
+    dnn_use_bn: bool
+    name: str | None
+
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "num_tasks": None,
+        "task_types": None,
+        "task_names": None,
+        "dense_embedding_dim": None,
+        "l2_reg_embedding": 1e-5,
+        "l2_reg_dnn": 0,
+        "seed": 1024,
+        "dnn_dropout": 0,
+        "embedding_dropout": 0,
+        "dnn_activation": "relu",
+        "dnn_use_bn": False,
+        "name": None,
+    }
+)
+
+_RETURNS = """\
+Returns:
+    A `MultiTaskModel`, which is a functional `keras.Model` with one output per task.
+"""
+_RAISES = """\
+Raises:
+    TypeError: an argument of a wrong type.
+    ValueError: an argument out of range, or arguments that disagree.
+"""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """In a search space: a list of widths, `factor` times a width common to all models.
+
+    A search tries the common width, and how many layers there are, each half as wide as the one
+    before.
+    """
+
+    factor: int = 1
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def model(
+    *,
+    search: Mapping[str, Sequence[Any] | Widths],
+    funnel: bool = False,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Callable[[F], F]:
+    """Return a decorator that makes a function a factory of the zoo.
+
+    It checks the arguments by their annotations before anything is built, and writes each option
+    of `Options`, with its default, into the signature and the docstring that `help` shows. The
+    benchmark, its tuner and the tests of what every model does find a factory by its name in
+    `mtl.models.__all__`, and by the attributes `search` and `funnel`.
+
+    Args:
+        search: dict from parameter to the values that a search tries, the smallest first: a list,
+            or `Widths`.
+        funnel: bool. Whether the tasks are steps of a funnel, in their order. Defaults to False.
+        defaults: dict. The factory's own defaults of options; what its docstring says of them
+            stands in place of what `Options` says. Defaults to none.
+    """
+
+    def decorate(factory: F) -> F:
+        hints = get_type_hints(Options, include_extras=True)
+        hints |= get_type_hints(factory, include_extras=True)
+        check = {key: hint.__metadata__[0] for key, hint in hints.items() if _is_checked(hint)}
+        # As plain types: what checks a value is nothing to read.
+        types = {key: hint.__origin__ if key in check else hint for key, hint in hints.items()}
+        first, *own = inspect.signature(factory).parameters.values()
+        known = {p.name: p.default for p in own if p.kind is not p.VAR_KEYWORD}
+        known |= {**DEFAULTS, **defaults}
+
+        @wraps(factory)
+        def build(dnn_feature_columns: Any, **given: Any) -> Any:
+            for key in given:
+                if key not in known:
+                    raise TypeError(_unexpected(factory.__name__, key, list(known)))
+            values = {**known, **given}
+            values |= {key: check[key](key, values[key]) for key in values if key in check}
+            return factory(dnn_feature_columns, **values)
+
+        shown: Any = build
+        shown.__signature__ = inspect.Signature(
+            [
+                first,
+                *(
+                    inspect.Parameter(key, first.KEYWORD_ONLY, default=value, annotation=types[key])
+                    for key, value in known.items()
+                ),
+            ],
+            return_annotation=types["return"],
+        )
+        shown.__doc__ = _documented(factory.__doc__ or "")
+        shown.search, shown.funnel = dict(search), funnel
+        return shown  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _is_checked(hint: Any) -> bool:
+    return get_origin(hint) is Annotated
+
+
+def _unexpected(factory: str, key: str, known: list[str]) -> str:
+    close = get_close_matches(key, known, n=1)
+    hint = f". Did you mean {close[0]!r}?" if close else f". It takes {known}"
+    return f"{factory}() got an unexpected keyword argument {key!r}{hint}"
+
+
+def _documented(doc: str) -> str:
+    """Return a factory's docstring with the options in place of `**options`."""
+    entries: dict[str, list[str]] = {}
+    for line in inspect.cleandoc(Options.__doc__ or "").split("Args:\n")[1].splitlines():
+        if not line.startswith("     "):
+            entries[line.split(":")[0].strip()] = [line]
+        else:
+            next(reversed(entries.values())).append(line)
+    doc = inspect.cleandoc(doc)
+    lines: list[str] = []
+    for line in doc.splitlines():
+        if line.strip().startswith("**options:"):
+            rest = [key for key in entries if f"\n    {key}: " not in doc]
+            lines += [entry for key in rest for entry in entries[key]]
+            sections = [s for s in (_RETURNS, _RAISES) if s.splitlines()[0] not in doc]
+            lines += ["", *"\n".join(sections).splitlines()] if sections else []
+        else:
+            lines.append(line)
+    return "\n".join(lines)

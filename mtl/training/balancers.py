@@ -1,0 +1,62 @@
+"""A balancer's place in a model: whether it can serve it, and when it hears of an epoch's end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from mtl import balancing
+from mtl.training.objective import Objective
+from mtl.training.steps import shared_positions
+
+
+def checked_balancer(model: Any, balancer: Any, objective: Objective) -> Any:
+    """Return a balancer that is ready for a model's tasks, or None.
+
+    Args:
+        model: MultiTaskModel.
+        balancer: str, `mtl.balancing.Balancer` or None.
+        objective: what the model is to minimise.
+
+    Raises:
+        TypeError: no balancer.
+        ValueError: an unknown name, several replicas, a task without a loss, or, for a balancer
+            of gradients, no shared parameters.
+    """
+    balancer = balancing.get(balancer)
+    if balancer is None:
+        return None
+    if model.replicas > 1:
+        raise ValueError(
+            "`balancer` should be None under a distribution strategy. "
+            f"Received: {type(balancer).__name__} with {model.replicas} replicas"
+        )
+    if objective.without_loss:
+        raise ValueError(
+            "`balancer` should be given with a loss for every task. "
+            f"Received: no loss for {objective.without_loss}"
+        )
+    if isinstance(balancer, balancing.GradientBalancer):
+        shared_positions(model)
+    balancer.start(model.tasks)
+    return balancer
+
+
+def with_end_of_epoch(balancer: Any, callbacks: Any) -> Any:
+    """Return callbacks that tell a balancer of each epoch's end before others save the model."""
+    first = _EndOfEpoch(balancer)
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.callbacks.insert(0, first)
+        first.set_model(callbacks.model)
+        return callbacks
+    return [first, *keras.tree.flatten(callbacks)] if callbacks is not None else [first]
+
+
+class _EndOfEpoch(keras.callbacks.Callback):
+    def __init__(self, balancer: Any) -> None:
+        super().__init__()
+        self._balancer = balancer
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._balancer.end_epoch()

@@ -1,0 +1,179 @@
+"""How often, and how, Keras' trainer calls a compiled step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import keras
+
+from mtl import balancing
+from mtl.optimizers import LazyOptimizer
+from mtl.training import pace, steps
+from mtl.training.xla import FullBatchesByXLA, pays_on_cpu
+
+_every_output: ContextVar[bool] = ContextVar("every_output", default=False)
+
+
+@contextlib.contextmanager
+def every_output() -> Iterator[None]:
+    """Let models return their hidden outputs, too, which their losses may need."""
+    token = _every_output.set(True)
+    try:
+        yield
+    finally:
+        _every_output.reset(token)
+
+
+def returns_every_output() -> bool:
+    """Return whether models return their hidden outputs, too."""
+    return _every_output.get()
+
+
+class SteppedModel(keras.Model):
+    """A Keras model with steps of its own: for balancers, lazy optimizers, XLA on TensorFlow.
+
+    `compile` of a subclass ends with `prepare_steps`, and `fit` begins with `start_steps`.
+    """
+
+    jit_compile: Any  # a property of Keras' trainer
+    steps_per_execution: int
+    balancer: Any
+    _full_batches_by_xla = False  # until `compile` decides
+    _step: Any = None
+    _has_step_variables = False
+    _auto_steps = False
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the optimizer updates only those rows of tables that a batch looks up."""
+        return isinstance(getattr(self.optimizer, "inner_optimizer", self.optimizer), LazyOptimizer)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas compute a step, each a part of the batch."""
+        if keras.backend.backend() != "tensorflow":
+            return 1
+        return int(self.distribute_strategy.num_replicas_in_sync)
+
+    def prepare_steps(self, auto_steps: bool, auto_jit: bool) -> None:
+        """Choose how steps are compiled.
+
+        Args:
+            auto_steps: bool. Whether each `fit` chooses how many steps a call runs.
+            auto_jit: bool. Whether to compile by XLA where Keras would not.
+        """
+        self._auto_steps = auto_steps
+        self._has_step_variables = False
+        self._step = None
+        self._full_batches_by_xla = auto_jit and pays_on_cpu(self)
+        for variable in self.trainable_variables:
+            variable.sparse_gradient = self.lazy
+        if self.lazy:  # its variables are needed when the step is traced
+            self.optimizer.build(self.trainable_variables)
+
+    def forget_steps(self) -> None:
+        """Have the compiled functions made anew."""
+        self._step = None
+        self.train_function = self.test_function = None
+
+    def start_steps(
+        self, data: tuple[Any, Any, Any], batch_size: int | None, callbacks: Any, by_steps: bool
+    ) -> None:
+        """Do what a `fit` does before its first step.
+
+        Args:
+            data: inputs, labels and sample weights, checked.
+            batch_size: int or None.
+            callbacks: as `fit` takes them.
+            by_steps: bool. Whether `fit` is told how many steps to take.
+        """
+        self._create_variables(*data)
+        self._choose_steps(data[0], batch_size, callbacks, by_steps)
+        if self._step is not None:
+            self._step.start()
+
+    def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
+        """Create the variables of optimizer and metrics before the training step is traced.
+
+        TensorFlow traces a function a second time if its first call created variables.
+        """
+        if keras.backend.backend() != "tensorflow" or not isinstance(x, dict) or y is None:
+            return
+        import tensorflow as tf
+
+        # Under a distribution strategy Keras creates them by itself, in the strategy's scope.
+        alone = self.distribute_strategy is tf.distribute.get_strategy()
+        if not alone or self.optimizer is None or self._has_step_variables:
+            return
+        self._has_step_variables = True
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda array: None if array is None else array[:1], (x, y, sample_weight)
+        )
+        y_pred = self(x, training=False)
+        self.compute_loss(x, y, y_pred, sample_weight, training=False)
+        self.compute_metrics(x, y, y_pred, sample_weight)
+        self.reset_metrics()
+        self.optimizer.build(self.trainable_variables)
+
+    def _choose_steps(self, x: Any, batch_size: int | None, callbacks: Any, by_steps: bool) -> None:
+        if not self._auto_steps:
+            return
+        plain = isinstance(x, dict) and not by_steps and not self.run_eagerly
+        number = pace.steps_at_once(self, batch_size, callbacks) if plain else 1
+        if number != self.steps_per_execution:
+            self.steps_per_execution = number
+            if keras.backend.backend() == "tensorflow":  # whose functions hold the number
+                self.train_function = self.test_function = None
+
+    @contextlib.contextmanager
+    def steps_of(self, number: int) -> Iterator[None]:
+        """Run so many steps per call for a while."""
+        before, self.steps_per_execution = self.steps_per_execution, number
+        try:
+            yield
+        finally:
+            self.steps_per_execution = before
+
+    @property
+    def _steps_in_functions(self) -> int:
+        """The number to make functions for: those that JAX makes for two take any."""
+        jax = keras.backend.backend() == "jax"
+        return 2 if self._auto_steps and jax else self.steps_per_execution
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the function that trains on a batch."""
+        if self._full_batches_by_xla and (force or self._step is None):
+            self._step = FullBatchesByXLA(self._one_step)
+        with self.steps_of(self._steps_in_functions):
+            return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Make the function that evaluates a batch."""
+        with self.steps_of(self._steps_in_functions):
+            return super().make_test_function(force)
+
+    def train_step(self, *args: Any) -> Any:
+        """Run one training step; Keras' trainers call it, each with its own arguments."""
+        with every_output():
+            return self._step(*args) if self._step is not None else self._one_step(*args)
+
+    def test_step(self, *args: Any) -> Any:
+        """Run one step of evaluation."""
+        with every_output():
+            return super().test_step(*args)
+
+    def _one_step(self, *args: Any) -> Any:
+        balancer = self.balancer
+        by_steps = balancer is not None and (
+            balancer.compares_losses or isinstance(balancer, balancing.GradientBalancer)
+        )
+        backend = keras.backend.backend()
+        if backend == "jax" and (by_steps or self.lazy):
+            return steps.jax_step(self, *args)
+        if by_steps:
+            step = {"tensorflow": steps.tensorflow_step, "torch": steps.torch_step}[backend]
+            return step(self, *args)
+        return super().train_step(*args)
