@@ -34,6 +34,7 @@ def build(kind: str, vocabulary: int):
     import keras
 
     from mtl.features import SparseFeat
+    from mtl.migrate import to_deepctr
     from mtl.models import SharedBottom
     from mtl.optimizers import LazyAdam
 
@@ -42,6 +43,7 @@ def build(kind: str, vocabulary: int):
         for i in range(FEATURES)
     ]
     if kind == "deepctr":
+        columns = to_deepctr(columns)  # first: it keeps deepctr from asking the package index
         from deepctr.models import SharedBottom as DeepCTR
 
         model = DeepCTR(columns, bottom_dnn_hidden_units=(64,), tower_dnn_hidden_units=(16,))

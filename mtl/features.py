@@ -1,85 +1,19 @@
 """Feature columns: what the inputs of a model are.
 
-The three column classes are DeepCTR's, so that its users' columns work here unchanged. On
-TensorFlow they are its very classes, and ours work in its models. This is the only module that
-touches deepctr.
+The three column classes take the arguments of DeepCTR's. Columns made by DeepCTR itself work
+wherever ours do: they are converted when they are checked.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
-import sys
-from collections import namedtuple
 from collections.abc import Iterable
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import keras
 
 from mtl import checks
+from mtl.columns import DenseFeat, SparseFeat, VarLenSparseFeat, own
 from mtl.encodings import Encoding
-
-_MODULE = "deepctr.feature_column"
-_NAMES = ("SparseFeat", "VarLenSparseFeat", "DenseFeat")
-
-
-def _import_columns() -> Any:
-    """Return what holds DeepCTR's column classes.
-
-    Importing deepctr imports TensorFlow, which other backends have no use for: it takes longer
-    than the rest of the imports, and DeepCTR's models don't run on them.
-    """
-    if keras.backend.backend() == "tensorflow" or "deepctr" in sys.modules:
-        return _import_deepctr()
-    return _define_columns()
-
-
-def _import_deepctr() -> Any:
-    """Import `deepctr.feature_column` without the request that `import deepctr` sends.
-
-    deepctr asks the package index for its latest version from a thread without a time-out,
-    which prints when it fails and can hold up the exit of a process. The module with that
-    request is replaced while deepctr is imported, and restored for whoever wants it later.
-    """
-    if "deepctr" in sys.modules:
-        return importlib.import_module("deepctr.feature_column")
-    silent = ModuleType("deepctr.utils")
-    silent.check_version = lambda version: None  # type: ignore[attr-defined]
-    sys.modules["deepctr.utils"] = silent
-    try:
-        return importlib.import_module("deepctr.feature_column")
-    finally:
-        del sys.modules["deepctr.utils"]
-
-
-def _define_columns() -> Any:
-    """Run DeepCTR's definitions of the classes, without the imports above them."""
-    spec = find_spec("deepctr")
-    if spec is None or not spec.submodule_search_locations:
-        return _import_deepctr()  # which says what is missing
-    path = Path(spec.submodule_search_locations[0]) / "feature_column.py"
-    wanted: list[ast.stmt] = [
-        node
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if (isinstance(node, ast.ClassDef) and node.name in _NAMES)
-        or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant))
-    ]
-    scope: dict[str, Any] = {
-        "__name__": __name__,
-        "namedtuple": namedtuple,
-        "RandomNormal": keras.initializers.RandomNormal,
-    }
-    exec(compile(ast.Module(wanted, []), str(path), "exec"), scope)
-    return SimpleNamespace(**{name: scope[name] for name in _NAMES})
-
-
-_columns = _import_columns()
-SparseFeat = _columns.SparseFeat
-VarLenSparseFeat = _columns.VarLenSparseFeat
-DenseFeat = _columns.DenseFeat
 
 __all__ = ["DenseFeat", "SparseFeat", "VarLenSparseFeat", "get_feature_names"]
 
@@ -115,10 +49,7 @@ def model_inputs(columns: Iterable[Any]) -> list[Input]:
     """Return the inputs of checked columns; sequences may share their length or weight input."""
     inputs: dict[str, Input] = {}
     for column in columns:
-        shape = {SparseFeat: (1,), DenseFeat: (_get(column, "dimension"),)}.get(
-            type(column), (_get(column, "maxlen"),)
-        )
-        inputs[column.name] = Input(column.name, shape, _input_dtype(column.dtype))
+        inputs[column.name] = Input(column.name, (_width(column),), _input_dtype(column.dtype))
         if isinstance(column, VarLenSparseFeat):
             if column.weight_name is not None:
                 inputs[column.weight_name] = Input(
@@ -130,12 +61,14 @@ def model_inputs(columns: Iterable[Any]) -> list[Input]:
 
 
 def check_columns(feature_columns: Any) -> list[Any]:
-    """Validate feature columns and return them with plain Python values.
+    """Validate feature columns and return them as ours, with plain Python values.
 
-    numpy integers become ints, and dtypes given as objects (`tf.int32`, `np.int64`) strings.
+    DeepCTR's columns become ours, numpy integers become ints, and dtypes given as objects
+    (`tf.int32`, `np.int64`) strings.
 
     Args:
-        feature_columns: iterable of `SparseFeat`, `VarLenSparseFeat` and `DenseFeat`.
+        feature_columns: iterable of `SparseFeat`, `VarLenSparseFeat` and `DenseFeat`, ours or
+            DeepCTR's.
 
     Returns:
         A list of feature columns.
@@ -150,7 +83,7 @@ def check_columns(feature_columns: Any) -> list[Any]:
             f"`dnn_feature_columns` should be a list of feature columns. "
             f"Received: {feature_columns!r}"
         )
-    if isinstance(single := _own(feature_columns), (SparseFeat, VarLenSparseFeat, DenseFeat)):
+    if isinstance(single := own(feature_columns), (SparseFeat, VarLenSparseFeat, DenseFeat)):
         raise TypeError(
             "`dnn_feature_columns` should be a list of feature columns. "
             f"Received: the single column {single.name!r}"
@@ -184,8 +117,11 @@ def dense_width(column: Any) -> int:
     return encoding.output_dim if isinstance(encoding, Encoding) else int(column.dimension)
 
 
-def _get(column: Any, field: str) -> Any:
-    return getattr(column, field, None)
+def _width(column: Any) -> int:
+    """Return how many values of a feature a row holds."""
+    if isinstance(column, DenseFeat):
+        return column.dimension
+    return column.maxlen if isinstance(column, VarLenSparseFeat) else 1
 
 
 def _input_dtype(dtype: str) -> str:
@@ -193,15 +129,8 @@ def _input_dtype(dtype: str) -> str:
     return "int32" if dtype == "int64" and keras.backend.backend() == "jax" else dtype
 
 
-def _own(column: Any) -> Any:
-    """Return a column of DeepCTR, if it was imported after the classes were defined, as ours."""
-    kind = type(column)
-    own: Any = globals()[kind.__name__] if kind.__module__ == _MODULE else kind
-    return column if own is kind else own(*column)
-
-
 def _check_column(column: Any) -> Any:
-    column = _own(column)
+    column = own(column)
     if isinstance(column, SparseFeat):
         return _check_sparse(column)
     if isinstance(column, VarLenSparseFeat):
@@ -248,7 +177,6 @@ def _check_sparse(column: Any) -> Any:
 
 
 def _check_varlen(column: Any) -> Any:
-    column = column._replace(sparsefeat=_own(column.sparsefeat))
     if not isinstance(column.sparsefeat, SparseFeat):
         raise TypeError(
             f"`sparsefeat` of VarLenSparseFeat should be a SparseFeat. "

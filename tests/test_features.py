@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mtl import features
+from mtl.encodings import Bins
 from mtl.features import (
     DenseFeat,
     SparseFeat,
@@ -16,7 +17,12 @@ from mtl.features import (
     get_feature_names,
     model_inputs,
 )
+from mtl.layers import FeatureEncoder
+from mtl.migrate import to_deepctr
+from mtl.migrate._deepctr import import_columns
+from mtl.models import MMoE
 
+deepctr = import_columns()
 BACKEND = keras.backend.backend()
 tensorflow_only = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="string features and DeepCTR's inputs need TensorFlow"
@@ -44,16 +50,6 @@ def every_kind():
     ]
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="test_import has their equals elsewhere"
-)
-def test_columns_are_deepctrs_own():
-    import deepctr.feature_column as deepctr_columns
-
-    for name in ("SparseFeat", "VarLenSparseFeat", "DenseFeat"):
-        assert getattr(features, name) is getattr(deepctr_columns, name)
-
-
 def test_public_names():
     assert set(features.__all__) == {
         "SparseFeat",
@@ -72,10 +68,8 @@ def test_feature_names_are_in_column_order_with_weight_before_length():
 
 @tensorflow_only
 def test_feature_names_equal_deepctrs():
-    import deepctr.feature_column as deepctr_columns
-
     columns = [*every_kind(), SparseFeat("word", 50, use_hash=True, dtype="string")]
-    assert get_feature_names(columns) == deepctr_columns.get_feature_names(columns)
+    assert get_feature_names(columns) == deepctr.get_feature_names(to_deepctr(columns))
 
 
 def test_model_inputs_give_shapes_and_dtypes():
@@ -197,15 +191,8 @@ def test_numpy_integers_and_dtype_objects_become_plain_values(dtype):
     assert type(dense.dimension) is int
 
 
-def plain(column):
-    """All fields, initializers by class and config: Keras compares them by identity."""
-    fields = column._asdict()
-    if "sparsefeat" in fields:
-        fields["sparsefeat"] = plain(fields["sparsefeat"])
-    if "embeddings_initializer" in fields:
-        initializer = fields["embeddings_initializer"]
-        fields["embeddings_initializer"] = (type(initializer), initializer.get_config())
-    return fields
+def through_json(columns):
+    return json.loads(json.dumps(columns_to_json(columns)))
 
 
 @pytest.mark.parametrize(
@@ -217,13 +204,79 @@ def plain(column):
         SparseFeat("u", 5, embeddings_initializer=keras.initializers.Constant(0.25)),
         sequence(sparse={"embeddings_initializer": keras.initializers.RandomUniform(-2, 2, 7)}),
         DenseFeat("d", np.int64(2), np.float32, transform_fn=halve),
+        DenseFeat("d", transform_fn=Bins([0.5, 1])),
     ],
 )
 def test_columns_survive_json(column):
-    (checked,) = check_columns([column])
-    (back,) = columns_from_json(json.loads(json.dumps(columns_to_json([column]))))
-    assert type(back) is type(column)
-    assert plain(back) == plain(checked)
+    assert columns_from_json(through_json([column])) == check_columns([column])
+
+
+class Theirs(deepctr.SparseFeat):
+    """A user's own class."""
+
+
+class Own(SparseFeat):
+    """A user's own class."""
+
+
+def deepctrs_sequence(sparse=None):
+    return deepctr.VarLenSparseFeat(sparse or deepctr.SparseFeat("s", 9), 3, "max", "n")
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (deepctr.DenseFeat("a", 2, transform_fn=halve), DenseFeat("a", 2, transform_fn=halve)),
+        (deepctr.SparseFeat("a", 3), SparseFeat("a", 3)),
+        (
+            deepctr.SparseFeat("a", np.int64(3), "auto", True, None, tf.int64, "ones", "e", "g", 0),
+            SparseFeat("a", 3, 6, True, None, "int64", "ones", "e", "g", False),
+        ),
+        (deepctrs_sequence(), sequence(combiner="max", length_name="n")),
+        (deepctrs_sequence(SparseFeat("s", 9)), sequence(combiner="max", length_name="n")),
+        (VarLenSparseFeat(deepctr.SparseFeat("s", 9), 3), sequence()),
+        (sequence()._replace(sparsefeat=Theirs("s", 9)), sequence()),
+        (Theirs("a", 3), SparseFeat("a", 3)),
+        (Own("a", 3), SparseFeat("a", 3)),
+    ],
+)
+def test_deepctrs_columns_and_subclasses_become_ours(column, expected):
+    expected = check_columns([expected])
+    for checked in (
+        check_columns([column]),
+        columns_from_json(through_json([column])),
+        FeatureEncoder([column]).feature_columns,
+    ):
+        assert checked == expected
+        assert type(checked[0]) is type(expected[0])
+        if isinstance(expected[0], VarLenSparseFeat):
+            assert type(checked[0].sparsefeat) is SparseFeat
+    assert get_feature_names([column]) == get_feature_names(expected)
+    assert model_inputs(check_columns([column])) == model_inputs(expected)
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "message"),
+    [
+        (deepctr.SparseFeat("u", 0), ValueError, "`vocabulary_size of u` .* Received: 0"),
+        (deepctrs_sequence()._replace(maxlen=0), ValueError, "`maxlen of s`.* Received: 0"),
+        (deepctr.DenseFeat("a/b"), ValueError, "string without '/'. Received: 'a/b'"),
+        (deepctrs_sequence(deepctr.DenseFeat("a")), TypeError, "`sparsefeat` .* a SparseFeat"),
+    ],
+)
+def test_deepctrs_columns_are_checked_as_ours(column, error, message):
+    with pytest.raises(error, match=message):
+        check_columns([column])
+    with pytest.raises(TypeError, match=f"Received: the single column {column.name!r}"):
+        check_columns(column)
+
+
+def test_models_take_deepctrs_columns():
+    theirs = [deepctrs_sequence(), deepctr.SparseFeat("a", 3), deepctr.DenseFeat("d")]
+    ours = [sequence(combiner="max", length_name="n"), SparseFeat("a", 3), DenseFeat("d")]
+    models = [MMoE(columns, num_tasks=2, seed=1) for columns in (theirs, ours)]
+    configs = [model.get_layer("encoder").get_config() for model in models]
+    assert configs[0] == configs[1]
 
 
 def test_auto_embedding_size_is_deepctrs():
@@ -235,5 +288,5 @@ def test_auto_embedding_size_is_deepctrs():
 @tensorflow_only
 def test_string_columns_survive_json():
     column = SparseFeat("u", 5, use_hash=True, dtype=tf.string)
-    (back,) = columns_from_json(json.loads(json.dumps(columns_to_json([column]))))
+    (back,) = columns_from_json(through_json([column]))
     assert (back.dtype, back.use_hash, back.vocabulary_size) == ("string", True, 5)

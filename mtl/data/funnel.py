@@ -96,13 +96,13 @@ def make_funnel(
     cvr = _probabilities(v, conversion_rate)
     click = rng.random(rows) < ctr
     conversion = rng.random(rows) < cvr
-    columns = [SparseFeat(name, size, embedding_dim, dtype="int32") for name, size in sizes.items()]
-    columns += [DenseFeat("user_activity", 1), DenseFeat("item_price", 1)]
+    sparse = [SparseFeat(name, size, embedding_dim, dtype="int32") for name, size in sizes.items()]
+    dense = [DenseFeat("user_activity", 1), DenseFeat("item_price", 1)]
     return split_rows(
         x,
         [click, click & conversion],
         {"ctr": ctr, "cvr": cvr, "ctcvr": ctr * cvr},
-        columns,
+        [*sparse, *dense],
         ["ctr", "ctcvr"],
         "binary",
     )

@@ -6,13 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import toy  # and with it mtl, which imports deepctr without its request to the network
+import toy
 from deepctr.layers import DNN, PredictionLayer
 from deepctr.models import ESMM, MMOE, PLE, SharedBottom
 
 import mtl.models
 from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
-from mtl.models import from_deepctr
+from mtl.migrate import from_deepctr, to_deepctr
 
 pytestmark = [
     pytest.mark.skipif(
@@ -78,7 +78,7 @@ def _build(factory: Any, columns: list[Any] = COLUMNS, **options: Any) -> Any:
     small = {} if factory is ESMM else {f"{width}_dnn_hidden_units": (8, 5)}
     # Units that relu silences would hide wrong weights.
     defaults = {"tower_dnn_hidden_units": (6,), "dnn_activation": "tanh", **small}
-    return factory(columns, **{**defaults, **options})
+    return factory(to_deepctr(columns), **{**defaults, **options})
 
 
 def _random(model: Any, x: dict[str, np.ndarray] = X) -> Any:
@@ -206,6 +206,11 @@ def test_inputs_may_be_named_like_our_layers(factory: Any) -> None:
     new = from_deepctr(old, columns)
     assert new.task_names == ["gate_0_", "click rate"]
     _assert_same(new, old, x)
+
+
+def test_the_columns_may_be_deepctrs() -> None:
+    old = _random(_build(MMOE))
+    _assert_same(from_deepctr(old, to_deepctr(COLUMNS)), old)
 
 
 def test_an_empty_sequence_pooled_by_the_maximum_gives_zeros() -> None:
