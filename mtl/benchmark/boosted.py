@@ -11,7 +11,7 @@ from mtl.benchmark.config import extra
 from mtl.data import MultiTaskData
 from mtl.features import SparseFeat
 from mtl.metrics import scores_of
-from mtl.tasks import Task, resolve_tasks
+from mtl.tasks import Task
 
 _LEAVES = 31
 SETTINGS: Mapping[str, Any] = {
@@ -45,7 +45,6 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
     Returns:
         A dict of `metrics` and `validation` by task, `epochs` (trees) and `parameters` (leaves).
     """
-    tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
     names = [c.name for c in data.feature_columns]
     categorical = [i for i, c in enumerate(data.feature_columns) if isinstance(c, SparseFeat)]
     train, val, test = (
@@ -53,7 +52,7 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
         for split in (data.train, data.val, data.test)
     )
     metrics, validation, trees, leaves = {}, {}, [], 0
-    for k, task in enumerate(tasks):
+    for k, task in enumerate(data.tasks):
         model = _fit(train, val, categorical, task, k, seed)
         metrics[task.name] = _scores(model, test, task, k)
         if val is not None:

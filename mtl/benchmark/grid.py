@@ -28,7 +28,6 @@ from mtl.benchmark.runs import build, train, types_of
 from mtl.data import MultiTaskData
 from mtl.inspection.transfer import alone
 from mtl.models import SharedBottom
-from mtl.tasks import resolve_tasks
 from mtl.training.pace import count_parameters
 
 
@@ -154,8 +153,7 @@ class Grid:
     @cached_property
     def _single_recipes(self) -> list[Recipe]:
         data, sizes = self._data, self._recipe.sizes.get("SharedBottom", {})
-        tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
-        every = alone(SharedBottom, data.feature_columns, sizes, tasks, self._single_size)
+        every = alone(SharedBottom, data.feature_columns, sizes, data.tasks, self._single_size)
         keras.backend.clear_session()
         for own in every:  # which `build` adds
             for name in ("num_tasks", "task_names", "task_types"):

@@ -17,7 +17,6 @@ from mtl.benchmark.recipes import Recipe, Training
 from mtl.data import MultiTaskData
 from mtl.metrics import HEADLINES, evaluate_tasks, scores_of
 from mtl.optimizers import LazyAdam
-from mtl.tasks import resolve_tasks
 from mtl.training.model import MultiTaskModel
 from mtl.training.pace import count_parameters
 
@@ -145,8 +144,7 @@ def train(
 
 def types_of(data: MultiTaskData) -> dict[str, str]:
     """Return the type of each task, by its name."""
-    tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
-    return {task.name: task.type for task in tasks}
+    return {task.name: task.type for task in data.tasks}
 
 
 def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> MultiTaskModel:
