@@ -8,6 +8,7 @@ is NaN: any metric of no rows, the AUC of a single class, a ratio to no positive
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,30 @@ __all__ = [
     "pcoc",
 ]
 
-# What a table shows of each type of task.
-HEADLINES = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy", "multilabel": "auc"}
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric that stands for a type of task, where a single one does.
+
+    Attributes:
+        metric: str. Its column in `evaluate_tasks`.
+        title: str. Its name for readers.
+        sign: int. 1 where greater is better, -1 where smaller is.
+        unitless: str. The column whose mean over tasks makes sense; greater is better.
+    """
+
+    metric: str
+    title: str
+    sign: int
+    unitless: str
+
+
+HEADLINES = {
+    "binary": Headline("auc", "AUC", 1, "auc"),
+    "regression": Headline("rmse", "RMSE", -1, "r2"),
+    "multiclass": Headline("accuracy", "accuracy", 1, "accuracy"),
+    "multilabel": Headline("auc", "mean AUC", 1, "auc"),
+}
 
 
 def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:

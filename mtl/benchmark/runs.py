@@ -21,8 +21,6 @@ from mtl.training.model import MultiTaskModel
 from mtl.training.pace import count_parameters
 
 OPTIMIZERS = ("adam", "lazy_adam")
-# The metrics whose mean over tasks is an epoch's score.
-_TO_AVERAGE = {**HEADLINES, "regression": "r2"}
 
 
 @dataclass(frozen=True)
@@ -220,7 +218,7 @@ class ValidationScore(keras.callbacks.Callback):
         outputs = model.predict(self._x, batch_size=8192, verbose=0)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         scores = [
-            scores_of(task, self._y[task.name], output)[_TO_AVERAGE[task.type]]
+            scores_of(task, self._y[task.name], output)[HEADLINES[task.type].unitless]
             for task, output in zip(model.tasks, outputs, strict=True)
         ]
         if logs is not None:
