@@ -274,8 +274,7 @@ def evaluate_tasks(
     outputs = [*model.outputs, chain[2].output] if chain else model.outputs
     labels, weights = labels_and_weights(model, y, sample_weight)
     whole = MultiTaskModel(model.input, outputs) if chain else model
-    predictions = whole.predict(x, batch_size=batch_size, verbose=0)
-    predictions = predictions if isinstance(predictions, list) else [predictions]
+    predictions = checks.as_list(whole.predict(x, batch_size=batch_size, verbose=0))
     scored = list(zip(model.tasks, labels, predictions, weights, strict=False))
     if chain:
         click, conversion, hidden = chain
@@ -297,8 +296,7 @@ def labels_and_weights(
     model: MultiTaskModel, y: Any, sample_weight: Any
 ) -> tuple[list[Any], list[Any]]:
     """Return each task's labels, and each task's weights or None, in task order."""
-    labels = arrays.check_labels(model.tasks, y)
-    labels = labels if len(model.tasks) > 1 else [labels]
+    labels = checks.as_list(arrays.check_labels(model.tasks, y))
     weights = arrays.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
     if weights is None or len(model.tasks) == 1:
         weights = [weights] * len(model.tasks)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mtl import models
+from mtl import checks, models
 from mtl.benchmark.config import within
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.data import MultiTaskData
@@ -214,12 +214,10 @@ class ValidationScore(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Predict the validation rows and score them."""
-        model = self.model
-        outputs = model.predict(self._x, batch_size=8192, verbose=0)
-        outputs = outputs if isinstance(outputs, list) else [outputs]
+        outputs = checks.as_list(self.model.predict(self._x, batch_size=8192, verbose=0))
         scores = [
             scores_of(task, self._y[task.name], output)[HEADLINES[task.type].unitless]
-            for task, output in zip(model.tasks, outputs, strict=True)
+            for task, output in zip(self.model.tasks, outputs, strict=True)
         ]
         if logs is not None:
             logs["val_score"] = float(np.mean(scores))
