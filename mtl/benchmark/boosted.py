@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtl.benchmark.config import extra
+from mtl.benchmark.runs import Result
 from mtl.data import MultiTaskData
 from mtl.features import SparseFeat
 from mtl.metrics import scores_of
@@ -32,7 +33,7 @@ def available() -> bool:
     return True
 
 
-def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
+def run(data: MultiTaskData, seed: int) -> Result:
     """Train a model per task on the same features, and score it as the networks are.
 
     Categories are categorical features to the trees. Rows without a label are left out. The
@@ -43,7 +44,7 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
         seed: int.
 
     Returns:
-        A dict of `metrics` and `validation` by task, `epochs` (trees) and `parameters` (leaves).
+        The scores, with trees as `epochs` and leaves as `parameters`.
     """
     names = [c.name for c in data.feature_columns]
     categorical = [i for i, c in enumerate(data.feature_columns) if isinstance(c, SparseFeat)]
@@ -59,12 +60,7 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
             validation[task.name] = _scores(model, val, task, k)
         trees.append(max(model.best_iteration, 0) or model.current_iteration())
         leaves += trees[-1] * model.num_model_per_iteration() * _LEAVES
-    return {
-        "metrics": metrics,
-        "validation": validation or None,
-        "epochs": max(trees),
-        "parameters": leaves,
-    }
+    return Result(metrics, validation or None, max(trees), leaves)
 
 
 def _fit(train: Any, val: Any, categorical: list[int], task: Task, k: int, seed: int) -> Any:

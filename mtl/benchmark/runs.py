@@ -1,11 +1,11 @@
-"""Training and scoring of one model, and of all of them."""
+"""Training and scoring of one model."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -20,63 +20,22 @@ from mtl.optimizers import LazyAdam
 from mtl.training.model import MultiTaskModel
 from mtl.training.pace import count_parameters
 
-OPTIMIZERS = ("adam", "lazy_adam")
-
 
 @dataclass(frozen=True)
 class Result:
-    """What one trained model scored.
+    """What was trained, and what it scored.
 
     Attributes:
-        model: str. Name of the factory.
-        seed: int. Seed of weights and shuffling.
         metrics: dict by task of dicts by metric: `mtl.metrics.evaluate_tasks` on the test rows.
         validation: dict as `metrics` on the validation rows, or None if there are none.
-        epochs: int. Epochs that were trained.
-        parameters: int. Number of trainable parameters.
-        seconds: float. Wall-clock time of building, training and scoring.
-        balancer: str or None. Name of the balancer.
+        epochs: int. Epochs that were trained; trees of LightGBM.
+        parameters: int. Number of trainable parameters; leaves of LightGBM.
     """
 
-    model: str
-    seed: int
     metrics: dict[str, dict[str, float]]
     validation: dict[str, dict[str, float]] | None
     epochs: int
     parameters: int
-    seconds: float
-    balancer: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as a plain dict."""
-        return asdict(self)
-
-
-def compare(
-    data: MultiTaskData,
-    recipe: Recipe,
-    model_names: Sequence[str],
-    seeds: Iterable[int],
-    verbose: bool = True,
-) -> list[Result]:
-    """Train every model with every seed, and score it on the test rows.
-
-    Args:
-        data: a data set.
-        recipe: sizes and training settings.
-        model_names: names of factories in `mtl.models`.
-        seeds: seeds of weights and shuffling; one run of each model per seed.
-        verbose: bool. Whether to print a line per epoch. Defaults to True.
-
-    Returns:
-        A list of `Result`, seed by seed and model by model.
-    """
-    results = []
-    for seed in seeds:
-        for name in model_names:
-            results.append(train(data, recipe, name, seed, verbose=verbose)[1])
-            keras.backend.clear_session()
-    return results
 
 
 def train(
@@ -106,7 +65,6 @@ def train(
     Raises:
         ValueError: ESMM, and the recipe names no funnel.
     """
-    start = time.perf_counter()
     keras.utils.set_random_seed(seed)
     model = build(data, recipe, model_name, seed)
     training = recipe.training_of(model_name)
@@ -129,20 +87,11 @@ def train(
         verbose=0,
     )
     return model, Result(
-        model=model_name,
-        seed=seed,
         metrics=_metrics(model, data, data.test),
         validation=data.val and _metrics(model, data, data.val),
         epochs=len(history.epoch),
         parameters=count_parameters(model.trainable_variables),
-        seconds=round(time.perf_counter() - start, 2),
-        balancer=balancer,
     )
-
-
-def types_of(data: MultiTaskData) -> dict[str, str]:
-    """Return the type of each task, by its name."""
-    return {task.name: task.type for task in data.tasks}
 
 
 def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> MultiTaskModel:
