@@ -349,7 +349,7 @@ def main() -> None:
         kind, name, path, start = args.here
         measure_here(kind, name, Path(path), float(start), args.epochs)
         return
-    from mtl.benchmark.command import check_folder
+    from mtl.benchmark.command import check_folder, write_json
     from mtl.benchmark.processes import in_turns, measure
 
     check_folder("--json", args.json)
@@ -375,7 +375,7 @@ def main() -> None:
     print("the ratio to DeepCTR at its better setting\n")
     print(tables(results, args.models))
     if args.json:
-        args.json.write_text(json.dumps({"cores": os.cpu_count(), "results": results}, indent=2))
+        write_json(args.json, {"cores": os.cpu_count(), "results": results})
     if args.plot:
         plot(results, args.models, args.batch_size, args.plot)
 

@@ -6,7 +6,6 @@ measurement runs in a process of its own, and they take turns; the medians count
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtl.benchmark.command import check_folder
+from mtl.benchmark.command import check_folder, write_json
 from mtl.benchmark.processes import in_turns, measure, report
 
 CONTENDERS = {
@@ -144,7 +143,7 @@ def main() -> None:
     print("\nmilliseconds per step and peak memory (MiB), medians\n")
     print(table(results, args.vocabularies))
     if args.json:
-        args.json.write_text(json.dumps({"cores": os.cpu_count(), "results": results}, indent=2))
+        write_json(args.json, {"cores": os.cpu_count(), "results": results})
     if args.plot:
         plot(results, args.plot)
 

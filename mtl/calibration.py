@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from mtl import checks
 from mtl.layers import Isotonic, Platt
 from mtl.layers.calibrators import HIGHEST, LOWEST
 from mtl.metrics import labelled, labels_and_weights
@@ -77,8 +78,7 @@ def calibrate(
             f"Received: {[(task.name, task.type) for task in model.tasks]}"
         )
     labels, weights = labels_and_weights(model, y, sample_weight)
-    predictions = model.predict(x, batch_size=batch_size, verbose=0)
-    predictions = predictions if isinstance(predictions, list) else [predictions]
+    predictions = checks.as_list(model.predict(x, batch_size=batch_size, verbose=0))
     calibrators = {}
     for task, *columns in zip(model.tasks, labels, predictions, weights, strict=True):
         if task.type == "binary":

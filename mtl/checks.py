@@ -57,13 +57,33 @@ def rate(name: str, value: Any) -> float:
     return result
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return a list or tuple as a list, and anything else as a list of one.
+
+    A model of one task has one array where others have a list of them.
+    """
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def entries(name: str, value: Any, expected: str, kinds: Any = (Sequence, np.ndarray)) -> list[Any]:
+    """Return what `value` holds as a list, or raise if it is of no such kind, or a string."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, kinds):
+        raise TypeError(f"`{name}` should be {expected}. Received: {value!r}")
+    return list(value)
+
+
 def units(name: str, value: Any) -> tuple[int, ...]:
     """Return layer widths as a tuple of ints; None is the empty tuple."""
     if value is None:
         return ()
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
-        raise TypeError(f"`{name}` should be a list of positive integers. Received: {value!r}")
-    return tuple(positive_int(f"{name}[{i}]", unit) for i, unit in enumerate(value))
+    widths = entries(name, value, "a list of positive integers")
+    return tuple(positive_int(f"{name}[{i}]", unit) for i, unit in enumerate(widths))
+
+
+def floats(name: str, value: Any) -> list[float]:
+    """Return a list of numbers as floats, or raise TypeError."""
+    expected = "a list of numbers"
+    return [number(name, entry, expected) for entry in entries(name, value, expected)]
 
 
 def activation(name: str, value: Any) -> Any:

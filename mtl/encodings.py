@@ -228,9 +228,7 @@ def _fill(counts: npt.NDArray[np.int64], bins: int) -> npt.NDArray[np.int64]:
 
 
 def _check_edges(edges: Any, least: int) -> list[float]:
-    if isinstance(edges, (str, bytes)) or not isinstance(edges, (Sequence, np.ndarray)):
-        raise TypeError(f"`edges` should be a list of numbers. Received: {edges!r}")
-    numbers = [checks.number("edges", edge, "a list of numbers") for edge in edges]
+    numbers = checks.floats("edges", edges)
     in_float32 = np.array(numbers, np.float32)
     if len(numbers) < least:
         raise ValueError(f"`edges` should hold at least {least} numbers. Received: {numbers}")

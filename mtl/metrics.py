@@ -8,6 +8,7 @@ is NaN: any metric of no rows, the AUC of a single class, a ratio to no positive
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -30,8 +31,30 @@ __all__ = [
     "pcoc",
 ]
 
-# What a table shows of each type of task.
-HEADLINES = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy", "multilabel": "auc"}
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric that stands for a type of task, where a single one does.
+
+    Attributes:
+        metric: str. Its column in `evaluate_tasks`.
+        title: str. Its name for readers.
+        sign: int. 1 where greater is better, -1 where smaller is.
+        unitless: str. The column whose mean over tasks makes sense; greater is better.
+    """
+
+    metric: str
+    title: str
+    sign: int
+    unitless: str
+
+
+HEADLINES = {
+    "binary": Headline("auc", "AUC", 1, "auc"),
+    "regression": Headline("rmse", "RMSE", -1, "r2"),
+    "multiclass": Headline("accuracy", "accuracy", 1, "accuracy"),
+    "multilabel": Headline("auc", "mean AUC", 1, "auc"),
+}
 
 
 def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -253,10 +276,9 @@ def evaluate_tasks(
         # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
         x = arrays.check_inputs(model.feature_columns, x)
         whole = keras.Model(model.input, [*model.task_outputs, chain[2].output])
-        predictions = whole.predict(x, batch_size=batch_size, verbose=0)
     else:
-        predictions = model.predict(x, batch_size=batch_size, verbose=0)
-    predictions = predictions if isinstance(predictions, list) else [predictions]
+        whole = model
+    predictions = checks.as_list(whole.predict(x, batch_size=batch_size, verbose=0))
     scored = list(zip(model.tasks, labels, predictions, weights, strict=False))
     if chain:
         click, conversion, hidden = chain
@@ -278,8 +300,7 @@ def labels_and_weights(
     model: MultiTaskModel, y: Any, sample_weight: Any
 ) -> tuple[list[Any], list[Any]]:
     """Return each task's labels, and each task's weights or None, in task order."""
-    labels = arrays.check_labels(model.tasks, y)
-    labels = labels if len(model.tasks) > 1 else [labels]
+    labels = checks.as_list(arrays.check_labels(model.tasks, y))
     weights = arrays.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
     if weights is None or len(model.tasks) == 1:
         weights = [weights] * len(model.tasks)

@@ -99,8 +99,8 @@ def resolve_tasks(
         TypeError: an argument isn't a list (or an int, for `num_tasks`).
         ValueError: lengths disagree, an unknown type, or duplicate names.
     """
-    task_types = _as_list("task_types", task_types)
-    task_names = _as_list("task_names", task_names)
+    task_types = _entries("task_types", task_types)
+    task_names = _entries("task_names", task_names)
     if num_tasks is not None:
         count = checks.positive_int("num_tasks", num_tasks)
     elif task_types is None and task_names is None:
@@ -164,9 +164,7 @@ def tower_units(tower_dnn_units_lists: Any, num_tasks: int) -> list[tuple[int, .
     name = "tower_dnn_units_lists"
     if isinstance(tower_dnn_units_lists, PerTask):
         return [tower_dnn_units_lists[0]] * num_tasks
-    lists = _as_list(name, tower_dnn_units_lists)
-    if lists is None:
-        raise TypeError(f"`{name}` should be a list of lists, one per task. Received: None")
+    lists = checks.entries(name, tower_dnn_units_lists, "a list of lists, one per task")
     widths = [checks.units(f"{name}[{i}]", entry) for i, entry in enumerate(lists)]
     if len(widths) != num_tasks:
         raise ValueError(
@@ -193,9 +191,5 @@ def _expected_types() -> str:
     return "'binary', 'regression', ('multiclass', size) or ('multilabel', size)"
 
 
-def _as_list(name: str, value: Any) -> list[Any] | None:
-    if value is None:
-        return None
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise TypeError(f"`{name}` should be a list with one entry per task. Received: {value!r}")
-    return list(value)
+def _entries(name: str, value: Any) -> list[Any] | None:
+    return None if value is None else checks.entries(name, value, "a list with one entry per task")

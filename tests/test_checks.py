@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ NAN, INF = float("nan"), float("inf")
         (checks.units, [4, np.int64(2)], (4, 2)),
         (checks.units, (1,), (1,)),
         (checks.units, np.array([3, 5]), (3, 5)),
+        (checks.floats, (1, np.float32(0.5)), [1.0, 0.5]),
     ],
 )
 def test_valid_values_come_back_as_plain_ones(check, value, expected):
@@ -66,6 +69,9 @@ def test_valid_values_come_back_as_plain_ones(check, value, expected):
         (checks.units, 8, TypeError, "a list of positive integers"),
         (checks.units, "88", TypeError, "a list of positive integers"),
         (checks.units, {8}, TypeError, "a list of positive integers"),
+        (checks.floats, 1.0, TypeError, "a list of numbers"),
+        (checks.floats, "1", TypeError, "a list of numbers"),
+        (checks.floats, b"1", TypeError, "a list of numbers"),
         (checks.activation, "rellu", ValueError, "a Keras activation"),
         (checks.activation, 3, ValueError, "a Keras activation"),
     ],
@@ -87,6 +93,29 @@ def test_messages_name_the_argument_what_is_expected_and_what_came(check, value,
 def test_units_name_the_entry(value, error, message):
     with pytest.raises(error, match=message):
         checks.units("u", value)
+
+
+@pytest.mark.parametrize("value", [[True], ["1"], [None]])
+def test_floats_tell_what_is_no_number(value):
+    with pytest.raises(TypeError, match=r"`x` should be a list of numbers. Received: ") as raised:
+        checks.floats("x", value)
+    assert str(raised.value).endswith(f"Received: {value[0]!r}")
+
+
+def test_entries_are_of_the_kinds_that_are_asked_for():
+    assert checks.entries("x", range(2), "a list") == [0, 1]
+    assert checks.entries("x", {"a": 1}, "some names", Iterable) == ["a"]
+    with pytest.raises(TypeError, match=r"^`x` should be a list\. Received: {'a': 1}$"):
+        checks.entries("x", {"a": 1}, "a list")
+    with pytest.raises(TypeError, match=r"^`x` should be some names. Received: 'ab'$"):
+        checks.entries("x", "ab", "some names", Iterable)
+
+
+def test_one_is_a_list_of_one():
+    array = np.zeros(2)
+    assert checks.as_list(array)[0] is array
+    assert checks.as_list([array]) == checks.as_list((array,)) == [array]
+    assert checks.as_list("ab") == ["ab"]
 
 
 @pytest.mark.parametrize("value", ["relu", keras.activations.gelu, None])

@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 
 from mtl.features import DenseFeat
 from mtl.metrics import (
+    HEADLINES,
     auc,
     evaluate_tasks,
     expected_calibration_error,
@@ -19,6 +20,7 @@ from mtl.metrics import (
     log_loss,
     normalized_entropy,
     pcoc,
+    scores_of,
 )
 from mtl.models import ESMM, SharedBottom, extract_task
 
@@ -320,6 +322,16 @@ def test_evaluate_tasks_of_every_type(mixed: Mixed, weighted: bool) -> None:
     })  # fmt: skip
     ungrouped = evaluate_tasks(mixed.model, X, y, sample_weight=options["sample_weight"])
     pd.testing.assert_frame_equal(ungrouped, table.drop(columns="group_auc"))
+
+
+def test_headlines_are_better_for_better_predictions(mixed: Mixed) -> None:
+    assert {task.type for task in mixed.model.tasks} == set(HEADLINES)
+    for task, y, p in zip(mixed.model.tasks, mixed.y.values(), mixed.p.values(), strict=True):
+        headline = HEADLINES[task.type]
+        truth = np.eye(3)[y.astype(int)] if task.type == "multiclass" else y.reshape(p.shape)
+        right, wrong = scores_of(task, y, truth), scores_of(task, y, p)
+        assert headline.sign * right[headline.metric] > headline.sign * wrong[headline.metric]
+        assert right[headline.unitless] == 1 > wrong[headline.unitless]
 
 
 def test_evaluate_tasks_leaves_missing_labels_out_by_task(mixed: Mixed) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from mtl.benchmark.config import extra
+from mtl.benchmark.runs import Result
 from mtl.data import MultiTaskData
 from mtl.features import SparseFeat
 from mtl.metrics import scores_of
-from mtl.tasks import Task, resolve_tasks
+from mtl.tasks import Task
 
 _LEAVES = 31
 SETTINGS: Mapping[str, Any] = {
@@ -32,7 +33,7 @@ def available() -> bool:
     return True
 
 
-def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
+def run(data: MultiTaskData, seed: int) -> Result:
     """Train a model per task on the same features, and score it as the networks are.
 
     Categories are categorical features to the trees. Rows without a label are left out. The
@@ -43,9 +44,8 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
         seed: int.
 
     Returns:
-        A dict of `metrics` and `validation` by task, `epochs` (trees) and `parameters` (leaves).
+        The scores, with trees as `epochs` and leaves as `parameters`.
     """
-    tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
     names = [c.name for c in data.feature_columns]
     categorical = [i for i, c in enumerate(data.feature_columns) if isinstance(c, SparseFeat)]
     train, val, test = (
@@ -53,19 +53,14 @@ def run(data: MultiTaskData, seed: int) -> dict[str, Any]:
         for split in (data.train, data.val, data.test)
     )
     metrics, validation, trees, leaves = {}, {}, [], 0
-    for k, task in enumerate(tasks):
+    for k, task in enumerate(data.tasks):
         model = _fit(train, val, categorical, task, k, seed)
         metrics[task.name] = _scores(model, test, task, k)
         if val is not None:
             validation[task.name] = _scores(model, val, task, k)
         trees.append(max(model.best_iteration, 0) or model.current_iteration())
         leaves += trees[-1] * model.num_model_per_iteration() * _LEAVES
-    return {
-        "metrics": metrics,
-        "validation": validation or None,
-        "epochs": max(trees),
-        "parameters": leaves,
-    }
+    return Result(metrics, validation or None, max(trees), leaves)
 
 
 def _fit(train: Any, val: Any, categorical: list[int], task: Task, k: int, seed: int) -> Any:

@@ -24,11 +24,10 @@ from mtl.benchmark import boosted
 from mtl.benchmark.processes import versions
 from mtl.benchmark.recipes import Recipe
 from mtl.benchmark.report import BOOSTED, SINGLE, row_name
-from mtl.benchmark.runs import build, train, types_of
+from mtl.benchmark.runs import Result, build, train
 from mtl.data import MultiTaskData
 from mtl.inspection.transfer import alone
 from mtl.models import SharedBottom
-from mtl.tasks import resolve_tasks
 from mtl.training.pace import count_parameters
 
 
@@ -119,8 +118,8 @@ class Grid:
             record = {
                 "key": self._key(cell),
                 **self._identity(cell),
-                "types": types_of(self._data),
-                **result,
+                "types": {task.name: task.type for task in self._data.tasks},
+                **asdict(result),
                 "seconds": round(time.perf_counter() - begin, 2),
                 "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 **_surroundings(),
@@ -129,33 +128,31 @@ class Grid:
             self._records[record["key"]] = record
             keras.backend.clear_session()
 
-    def _run(self, cell: Cell, verbose: bool) -> dict[str, Any]:
+    def _run(self, cell: Cell, verbose: bool) -> Result:
         if cell.model == BOOSTED:
             return boosted.run(self._data, cell.seed)
         if cell.model == SINGLE:
             return self._single(cell.seed, verbose)
-        result = train(self._data, self._recipe, cell.model, cell.seed, cell.balancer, verbose)[1]
-        return {k: v for k, v in asdict(result).items() if k not in ("model", "seed", "balancer")}
+        return train(self._data, self._recipe, cell.model, cell.seed, cell.balancer, verbose)[1]
 
-    def _single(self, seed: int, verbose: bool) -> dict[str, Any]:
+    def _single(self, seed: int, verbose: bool) -> Result:
         """Train a plain network per task, as large as the grid's largest model."""
         parts = []
         for k, recipe in enumerate(self._single_recipes):
             data = _one_task(self._data, k)
             parts.append(train(data, recipe, "SharedBottom", seed, None, verbose)[1])
-        return {
-            "metrics": {task: scores for part in parts for task, scores in part.metrics.items()},
-            "validation": self._data.val
+        return Result(
+            metrics={task: scores for part in parts for task, scores in part.metrics.items()},
+            validation=self._data.val
             and {task: s for part in parts for task, s in (part.validation or {}).items()},
-            "epochs": max(part.epochs for part in parts),
-            "parameters": max(part.parameters for part in parts),
-        }
+            epochs=max(part.epochs for part in parts),
+            parameters=max(part.parameters for part in parts),
+        )
 
     @cached_property
     def _single_recipes(self) -> list[Recipe]:
         data, sizes = self._data, self._recipe.sizes.get("SharedBottom", {})
-        tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
-        every = alone(SharedBottom, data.feature_columns, sizes, tasks, self._single_size)
+        every = alone(SharedBottom, data.feature_columns, sizes, data.tasks, self._single_size)
         keras.backend.clear_session()
         for own in every:  # which `build` adds
             for name in ("num_tasks", "task_names", "task_types"):

@@ -11,12 +11,10 @@ import numpy as np
 from scipy import stats
 
 from mtl.benchmark.config import extra
-from mtl.metrics import HEADLINES
+from mtl.metrics import HEADLINES, Headline
 
 SIGNIFICANCE = 0.05
 SINGLE, BOOSTED = "single-task", "LightGBM"  # the references
-_SMALLER_IS_BETTER = ("rmse",)
-_TITLES = {"auc": "AUC", "rmse": "RMSE", "accuracy": "accuracy"}
 
 Record = Mapping[str, Any]
 
@@ -27,18 +25,18 @@ class Column:
 
     Attributes:
         task: str.
-        metric: str. A key of the results' metrics.
-        values: dict from row to dict from seed to value. Greater is better or not, by `metric`.
+        headline: the metric.
+        values: dict from row to dict from seed to value.
     """
 
     task: str
-    metric: str
+    headline: Headline
     values: dict[str, dict[int, float]]
 
     @property
     def title(self) -> str:
         """The head of the column."""
-        return f"{self.task} {_TITLES[self.metric]}"
+        return f"{self.task} {self.headline.title}"
 
     def best(self) -> list[str]:
         """Return the rows that nothing beats by more than chance, best mean first.
@@ -48,7 +46,7 @@ class Column:
         several are ties. Rows of one seed take no part, and one row alone is no best.
         """
         means = {row: np.mean([*v.values()]) for row, v in self.values.items() if len(v) > 1}
-        order = sorted(means, key=lambda row: means[row], reverse=not self._smaller)
+        order = sorted(means, key=lambda row: -self.headline.sign * means[row])
         if len(order) < 2:
             return []
         p_values = {row: self.p_value(order[0], row) for row in order[1:]}
@@ -75,11 +73,7 @@ class Column:
     def gain(self, row: str, over: str) -> float:
         """Return how much better a row's mean is than another's, in the metric's unit."""
         difference = np.mean([*self.values[row].values()]) - np.mean([*self.values[over].values()])
-        return float(-difference if self._smaller else difference)
-
-    @property
-    def _smaller(self) -> bool:
-        return self.metric in _SMALLER_IS_BETTER
+        return float(self.headline.sign * difference)
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -87,12 +81,13 @@ def columns(records: Sequence[Record]) -> list[Column]:
     types: Mapping[str, str] = records[0]["types"]
     found = []
     for task, kind in types.items():
+        headline = HEADLINES[kind]
         values: dict[str, dict[int, float]] = {}
         for record in records:
-            value = record["metrics"].get(task, {}).get(HEADLINES[kind])
+            value = record["metrics"].get(task, {}).get(headline.metric)
             if value is not None:
                 values.setdefault(row_of(record), {})[record["seed"]] = value
-        found.append(Column(task, HEADLINES[kind], values))
+        found.append(Column(task, headline, values))
     return found
 
 

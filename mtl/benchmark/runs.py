@@ -1,85 +1,41 @@
-"""Training and scoring of one model, and of all of them."""
+"""Training and scoring of one model."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from mtl import models
+from mtl import checks, models
 from mtl.benchmark.config import within
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.data import MultiTaskData
 from mtl.metrics import HEADLINES, evaluate_tasks, scores_of
 from mtl.optimizers import LazyAdam
-from mtl.tasks import resolve_tasks
 from mtl.training.model import MultiTaskModel
 from mtl.training.pace import count_parameters
-
-OPTIMIZERS = ("adam", "lazy_adam")
-# The metrics whose mean over tasks is an epoch's score.
-_TO_AVERAGE = {**HEADLINES, "regression": "r2"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one trained model scored.
+    """What was trained, and what it scored.
 
     Attributes:
-        model: str. Name of the factory.
-        seed: int. Seed of weights and shuffling.
         metrics: dict by task of dicts by metric: `mtl.metrics.evaluate_tasks` on the test rows.
         validation: dict as `metrics` on the validation rows, or None if there are none.
-        epochs: int. Epochs that were trained.
-        parameters: int. Number of trainable parameters.
-        seconds: float. Wall-clock time of building, training and scoring.
-        balancer: str or None. Name of the balancer.
+        epochs: int. Epochs that were trained; trees of LightGBM.
+        parameters: int. Number of trainable parameters; leaves of LightGBM.
     """
 
-    model: str
-    seed: int
     metrics: dict[str, dict[str, float]]
     validation: dict[str, dict[str, float]] | None
     epochs: int
     parameters: int
-    seconds: float
-    balancer: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as a plain dict."""
-        return asdict(self)
-
-
-def compare(
-    data: MultiTaskData,
-    recipe: Recipe,
-    model_names: Sequence[str],
-    seeds: Iterable[int],
-    verbose: bool = True,
-) -> list[Result]:
-    """Train every model with every seed, and score it on the test rows.
-
-    Args:
-        data: a data set.
-        recipe: sizes and training settings.
-        model_names: names of factories in `mtl.models`.
-        seeds: seeds of weights and shuffling; one run of each model per seed.
-        verbose: bool. Whether to print a line per epoch. Defaults to True.
-
-    Returns:
-        A list of `Result`, seed by seed and model by model.
-    """
-    results = []
-    for seed in seeds:
-        for name in model_names:
-            results.append(train(data, recipe, name, seed, verbose=verbose)[1])
-            keras.backend.clear_session()
-    return results
 
 
 def train(
@@ -109,7 +65,6 @@ def train(
     Raises:
         ValueError: ESMM, and the recipe names no funnel.
     """
-    start = time.perf_counter()
     keras.utils.set_random_seed(seed)
     model = build(data, recipe, model_name, seed)
     training = recipe.training_of(model_name)
@@ -132,21 +87,11 @@ def train(
         verbose=0,
     )
     return model, Result(
-        model=model_name,
-        seed=seed,
         metrics=_metrics(model, data, data.test),
         validation=data.val and _metrics(model, data, data.val),
         epochs=len(history.epoch),
         parameters=count_parameters(model.trainable_variables),
-        seconds=round(time.perf_counter() - start, 2),
-        balancer=balancer,
     )
-
-
-def types_of(data: MultiTaskData) -> dict[str, str]:
-    """Return the type of each task, by its name."""
-    tasks = resolve_tasks(task_names=data.task_names, task_types=data.task_types)
-    return {task.name: task.type for task in tasks}
 
 
 def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> MultiTaskModel:
@@ -218,12 +163,10 @@ class ValidationScore(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Predict the validation rows and score them."""
-        model = self.model
-        outputs = model.predict(self._x, batch_size=8192, verbose=0)
-        outputs = outputs if isinstance(outputs, list) else [outputs]
+        outputs = checks.as_list(self.model.predict(self._x, batch_size=8192, verbose=0))
         scores = [
-            scores_of(task, self._y[task.name], output)[_TO_AVERAGE[task.type]]
-            for task, output in zip(model.tasks, outputs, strict=True)
+            scores_of(task, self._y[task.name], output)[HEADLINES[task.type].unitless]
+            for task, output in zip(self.model.tasks, outputs, strict=True)
         ]
         if logs is not None:
             logs["val_score"] = float(np.mean(scores))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
 
 from mtl.features import get_feature_names
-from mtl.tasks import resolve_tasks
+from mtl.tasks import Task, resolve_tasks
 
 Array = npt.NDArray[Any]
 Split = tuple[dict[str, Array], list[Array]]
@@ -55,10 +56,9 @@ class MultiTaskData:
     truth: dict[str, dict[str, Array]] | None = None
 
     def __post_init__(self) -> None:
-        resolve_tasks(task_names=self.task_names, task_types=self.task_types)
         names = get_feature_names(self.feature_columns)
         rows = {
-            split: _check_split(split, data, names, len(self.task_names))
+            split: _check_split(split, data, names, len(self.tasks))
             for split in SPLITS
             if (data := getattr(self, split)) is not None or split != "val"
         }
@@ -66,6 +66,11 @@ class MultiTaskData:
             _check_rows(f"sample_weight[{split!r}]", {"weights": weights}, rows.get(split))
         for split, truth in (self.truth or {}).items():
             _check_rows(f"truth[{split!r}]", truth, rows.get(split))
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """The tasks that the names and types mean."""
+        return resolve_tasks(task_names=self.task_names, task_types=self.task_types)
 
     def __repr__(self) -> str:
         rows = ", ".join(

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from mtl import checks
+
 
 def column_names(argument: str, names: Any) -> list[str]:
     """Return `names` as a list of str that can name features, or raise."""
-    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-        raise TypeError(f"`{argument}` should be a list of column names. Received: {names!r}")
-    columns = list(names)
+    columns = checks.entries(argument, names, "a list of column names", Iterable)
     for name in columns:
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(

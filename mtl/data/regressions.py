@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,11 +104,8 @@ def draw_weights(rng: np.random.Generator, dim: int, cosine: float, scale: float
 
 
 def _check_numbers(name: str, values: Any) -> list[float]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
-        raise TypeError(f"`{name}` should be a list of numbers. Received: {values!r}")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"`{name}` should hold numbers. Received: {value!r}")
+    numbers = checks.floats(name, values)
+    for value in numbers:
         if not math.isfinite(value):
             raise ValueError(f"`{name}` should hold finite numbers. Received: {value!r}")
-    return [float(value) for value in values]
+    return numbers

@@ -21,12 +21,6 @@ from mtl.training.pace import count_parameters
 
 # What makes a model larger or smaller, whatever its number of tasks.
 _WIDTHS = ("expert_dnn_units", "bottom_dnn_units")
-_METRICS = {
-    "binary": "AUC",
-    "regression": "-RMSE",
-    "multiclass": "accuracy",
-    "multilabel": "mean AUC",
-}
 
 
 def negative_transfer(
@@ -125,7 +119,7 @@ def negative_transfer(
     name = getattr(metric, "__name__", "metric")
     return pd.DataFrame(
         {
-            "metric": [_METRICS[task.type] if metric is None else name for task in tasks],
+            "metric": [_title(task) if metric is None else name for task in tasks],
             "single": single.mean(axis=1),
             "multi": multi.mean(axis=1),
             "difference": difference,
@@ -262,11 +256,16 @@ def _fresh(value: Any) -> Any:
     return type(value).from_config(value.get_config()) if hasattr(value, "get_config") else value
 
 
+def _title(task: Task) -> str:
+    headline = HEADLINES[task.type]
+    return headline.title if headline.sign > 0 else f"-{headline.title}"
+
+
 def _score(task: Task, labels: Any, predictions: Any, metric: Any) -> float:
     """Return a score, the greater the better, on the rows whose label is known."""
     if metric is None:
-        score = scores_of(task, labels, predictions)[HEADLINES[task.type]]
-        return -score if task.type == "regression" else score
+        headline = HEADLINES[task.type]
+        return headline.sign * scores_of(task, labels, predictions)[headline.metric]
     labels = np.asarray(labels).reshape(len(predictions), -1)
     rows = ~np.isnan(labels).any(axis=1)
     return float(metric(labels[rows], np.asarray(predictions)[rows]))

@@ -1,12 +1,11 @@
-"""The comparison of models: training, early stopping, scoring and tables."""
+"""Training and scoring of one model, and what command lines share."""
 
 import json
 
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mtl.benchmark import Recipe, Training, compare, train
-from mtl.benchmark import command as command_line
+from mtl.benchmark import Recipe, Training, command, train
 
 RECIPE = Recipe(
     sizes={
@@ -33,29 +32,28 @@ def test_esmm_gets_its_tasks_in_the_order_of_the_funnel(data):
     assert {"ctr", "ctcvr"} <= set(result.metrics)
 
 
-def test_compare_runs_each_model_with_each_seed_and_prints_its_progress(data, capsys):
-    results = compare(data, RECIPE.with_training(epochs=1), ["ESMM"], seeds=[1, 2])
-    assert [(r.model, r.seed, r.epochs) for r in results] == [("ESMM", 1, 1), ("ESMM", 2, 1)]
+def test_seeds_differ_and_every_epoch_prints_a_line(data, capsys):
+    recipe = RECIPE.with_training(epochs=1)
+    results = [train(data, recipe, "ESMM", seed)[1] for seed in (1, 2)]
+    assert [result.epochs for result in results] == [1, 1]
     assert results[0].metrics != results[1].metrics
-    assert capsys.readouterr().out.count("validation loss") == 2
+    printed = capsys.readouterr().out.splitlines()
+    assert [line[:19] for line in printed] == ["ESMM         seed 1", "ESMM         seed 2"]
+    assert all("validation loss" in line for line in printed)
 
 
-def test_command_writes_json_whole_or_not_at_all(data, tmp_path, capsys):
+def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "out.json"
-    arguments = ["--models", "ESMM", "--epochs", "1", "--seed", "5", "--json", str(path)]
-    command_line.run(command_line.parser("d").parse_args(arguments), "Funnel", lambda: data, RECIPE)
-    written = json.loads(path.read_text())
-    assert written["results"][0]["seed"] == 5
-    assert written["title"] == "Funnel"
+    command.write_json(path, {"results": [1], "path": path})
+    assert json.loads(path.read_text()) == {"results": [1], "path": str(path)}
+    with pytest.raises(TypeError, match="keys must be"):
+        command.write_json(path, {"results": {(1, 2): 3}})
+    assert json.loads(path.read_text())["results"] == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
-    assert "Funnel, default protocol" in capsys.readouterr().out
 
 
-def test_command_refuses_a_missing_folder_before_training(tmp_path):
-    arguments = ["--json", str(tmp_path / "missing" / "out.json")]
-
-    def load():
-        raise AssertionError("loaded before the arguments were checked")
-
-    with pytest.raises(FileNotFoundError, match="existing folder"):
-        command_line.run(command_line.parser("d").parse_args(arguments), "t", load, RECIPE)
+def test_a_file_to_write_needs_a_folder(tmp_path):
+    command.check_folder("--json", None)
+    command.check_folder("--json", tmp_path / "out.json")
+    with pytest.raises(FileNotFoundError, match="`--json` should be in an existing folder"):
+        command.check_folder("--json", tmp_path / "missing" / "out.json")

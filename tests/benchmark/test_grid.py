@@ -135,8 +135,8 @@ def test_the_best_epoch_of_averaged_weights_is_restored(data):
 def test_boosted_trees_score_each_task(data):
     pytest.importorskip("lightgbm")
     result = boosted.run(data, seed=0)
-    assert 0.6 < result["metrics"]["ctr"]["auc"] < 1
-    assert set(result["validation"]) == {"ctr", "ctcvr"}
+    assert 0.6 < result.metrics["ctr"]["auc"] < 1
+    assert set(result.validation) == {"ctr", "ctcvr"}
 
 
 CONFIG = """

@@ -6,6 +6,7 @@ import pytest
 
 from mtl.data import MultiTaskData
 from mtl.features import DenseFeat, SparseFeat
+from mtl.tasks import Task
 
 
 def split(rows=3):
@@ -33,6 +34,12 @@ def test_defaults_and_repr():
     assert "val: 1,000" in repr(make(val=split(1000)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         data.val = split()
+
+
+def test_tasks_are_what_names_and_types_mean():
+    data = make(task_types=[("multiclass", 3), "regression"])
+    assert data.tasks == [Task("click", "multiclass", 3), Task("buy", "regression")]
+    assert data.tasks is data.tasks
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_seed():
         ({"cosine": True}, TypeError, r"`cosine` should be a number in \[-1, 1\]. Received: True"),
         ({"scale": 0}, ValueError, "`scale` should be a positive number. Received: 0"),
         ({"alphas": 1.0}, TypeError, "`alphas` should be a list of numbers. Received: 1.0"),
-        ({"betas": ["a"] * 4}, TypeError, "`betas` should hold numbers. Received: 'a'"),
+        ({"betas": ["a"] * 4}, TypeError, "`betas` should be a list of numbers. Received: 'a'"),
         ({"betas": [np.nan] * 4}, ValueError, "`betas` should hold finite numbers. Received: nan"),
         ({"alphas": [1]}, ValueError, "should have the same length. Received: 1 and 4 entries"),
         ({"noise_variance": -1}, ValueError, "`noise_variance` should be a non-negative number"),

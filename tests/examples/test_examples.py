@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mtl.benchmark import boosted
+from mtl.benchmark.__main__ import main
 from mtl.data import adult, download
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -54,6 +56,8 @@ def test_census_income_prints_a_table_and_writes_json(tmp_path):
     assert [result["model"] for result in results["results"]] == ["SharedBottom", "ESMM"]
     assert results["results"][0]["metrics"]["marital"]["auc"] > 0.95
     assert results["arguments"]["group"] == 2
+    assert results["title"] == "Census-income group 2"
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
 @slow
@@ -66,7 +70,13 @@ def test_census_income_prints_a_table_and_writes_json(tmp_path):
         (["--json", "/nowhere/results.json"], "existing folder"),
     ],
 )
-def test_census_income_refuses_bad_arguments(arguments, message, monkeypatch, capsys):
+def test_census_income_refuses_bad_arguments_before_it_loads(
+    arguments, message, monkeypatch, capsys
+):
+    def load(*arguments):
+        raise AssertionError("loaded before the arguments were checked")
+
+    monkeypatch.setattr("mtl.data.load_census_income", load)
     monkeypatch.setattr(sys, "argv", ["census_income.py", *arguments])
     with pytest.raises((SystemExit, FileNotFoundError)) as error:
         runpy.run_path(str(EXAMPLES / "census_income.py"), run_name="__main__")
@@ -74,12 +84,16 @@ def test_census_income_refuses_bad_arguments(arguments, message, monkeypatch, ca
 
 
 @slow
-def test_adult():
+def test_adult_keeps_the_results_of_the_benchmark(tmp_path, monkeypatch, capsys):
     if not all(download.find(file) for file in adult._FILES):
         pytest.skip("the Adult files are neither under MTL_DATA_HOME nor in the cache")
-    output = run("adult.py", "--models", "SharedBottom", "--epochs", 1, "--protocol", "reference")
+    arguments = ["--models", "SharedBottom", "--epochs", 1, "--protocol", "reference"]
+    output = run("adult.py", *arguments, "--output", tmp_path)
     row = next(line for line in output.splitlines() if line.startswith("SharedBottom   "))
     assert float(row.split()[1]) > 0.85
+    monkeypatch.setattr(boosted, "available", lambda: False)
+    main(["adult", *map(str, arguments), "--seeds", "1", "--output", str(tmp_path)])
+    assert "2 of 2 runs are done" in capsys.readouterr().out
 
 
 @slow
