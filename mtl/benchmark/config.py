@@ -10,8 +10,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from mtl import checks, models
-from mtl.benchmark.recipes import MODELS, Recipe
+from mtl import checks
+from mtl.benchmark.recipes import Recipe, zoo
 from mtl.data.table import SETTINGS
 
 _REQUIRED, _ABSENT = object(), object()
@@ -199,17 +199,18 @@ def recipe(config: Section, base: Recipe) -> Recipe:
     training = _training(config.section("training"))
     every = config.section("models")
     sizes, own = dict(base.sizes), {}
-    for name in MODELS:
+    factories = zoo()
+    for name, factory in factories.items():
         if name not in every:
             continue
         section = every.section(name)
         own[name] = _training(section.section("training"))
-        options = dict.fromkeys(
-            signature(getattr(models, name)).parameters.keys() - _OURS, anything
-        )
+        options = dict.fromkeys(signature(factory).parameters.keys() - _OURS, anything)
         sizes[name] = {**sizes.get(name, {}), **settings(section, options)}
     for key in every.rest():
-        raise ValueError(f"`models.{key}` should be one of {MODELS}. Received: an unknown model")
+        raise ValueError(
+            f"`models.{key}` should be one of {tuple(factories)}. Received: an unknown model"
+        )
     result = base.with_training(**training)
     before = result.own_training
     return replace(
@@ -249,7 +250,7 @@ def settings(
 
 
 def funnel(config: Section, task_names: Sequence[str]) -> tuple[int, int] | None:
-    """Read `[funnel]`, the names of ESMM's two tasks, as positions among the tasks.
+    """Read `[funnel]`, the names of its two steps, as positions among the tasks.
 
     Raises:
         ValueError: an unknown key, or a task that isn't there.

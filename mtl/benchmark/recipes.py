@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-MODELS = ("SharedBottom", "MoE", "MMoE", "CGC", "PLE", "ESMM")
+from mtl import models
+
+
+def zoo() -> dict[str, Any]:
+    """Return the factories of `mtl.models` by name, in the order of tables."""
+    every = {name: getattr(models, name) for name in models.__all__}
+    return {name: factory for name, factory in every.items() if hasattr(factory, "search")}
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class Recipe:
     Attributes:
         sizes: dict from model to keyword arguments of its factory.
         training: how models are trained.
-        funnel: positions of ESMM's "click" and "click and conversion" among the data's tasks, or
-            None where ESMM can't be trained.
+        funnel: positions of a funnel's steps among the data's tasks, such as "click" and "click
+            and conversion", or None where models of a funnel can't be trained.
         own_training: dict from model to the settings in which its training differs.
         encoder: dict of settings of the `mtl.data.TableEncoder`, for data sets that have one.
     """
@@ -57,6 +63,22 @@ class Recipe:
     funnel: tuple[int, int] | None
     own_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
+
+    def fits(self, model: str) -> bool:
+        """Return whether a model can be trained: some need a funnel."""
+        return not zoo()[model].funnel or self.funnel is not None
+
+    def task_names_of(self, model: str, task_names: Sequence[str]) -> list[str]:
+        """Return the names of a model's tasks out of those of the data: all, or a funnel's steps.
+
+        Raises:
+            ValueError: the model needs a funnel, and there is none.
+        """
+        if not self.fits(model):
+            raise ValueError(f"{model} should have the steps of a funnel. Received: no funnel")
+        if self.funnel is None or not zoo()[model].funnel:
+            return list(task_names)
+        return [task_names[position] for position in self.funnel]
 
     def training_of(self, model: str) -> Training:
         """Return how a model is trained."""

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from mtl import checks, models
+from mtl import checks
 from mtl.benchmark.config import within
-from mtl.benchmark.recipes import Recipe, Training
+from mtl.benchmark.recipes import Recipe, Training, zoo
 from mtl.data import MultiTaskData
 from mtl.metrics import HEADLINES, evaluate_tasks, scores_of
 from mtl.optimizers import LazyAdam
@@ -63,7 +63,7 @@ def train(
         The trained model and its `Result`.
 
     Raises:
-        ValueError: ESMM, and the recipe names no funnel.
+        ValueError: a model of a funnel, and the recipe names none.
     """
     keras.utils.set_random_seed(seed)
     model = build(data, recipe, model_name, seed)
@@ -96,15 +96,16 @@ def train(
 
 def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> MultiTaskModel:
     """Return an untrained model of a recipe; see `train`."""
-    tasks: dict[str, Any] = {"task_names": data.task_names, "task_types": data.task_types}
-    if model_name == "ESMM":
-        if recipe.funnel is None:
-            raise ValueError("ESMM should have a click and a conversion task. Received: no funnel")
-        tasks = {"task_names": [data.task_names[position] for position in recipe.funnel]}
-    factory = getattr(models, model_name)
+    types = dict(zip(data.task_names, data.task_types, strict=True))
+    names = recipe.task_names_of(model_name, data.task_names)
+    sizes = recipe.sizes.get(model_name, {})
     with within(f"models.{model_name}"):
-        model: MultiTaskModel = factory(
-            data.feature_columns, seed=seed, **tasks, **recipe.sizes.get(model_name, {})
+        model: MultiTaskModel = zoo()[model_name](
+            data.feature_columns,
+            seed=seed,
+            task_names=names,
+            task_types=[types[name] for name in names],
+            **sizes,
         )
     return model
 

@@ -17,16 +17,18 @@ import keras
 import numpy as np
 
 from mtl.benchmark.config import extra
-from mtl.benchmark.recipes import Recipe
+from mtl.benchmark.recipes import Recipe, zoo
 from mtl.benchmark.runs import train
 from mtl.data import MultiTaskData
 from mtl.data.files import atomic_path
+from mtl.models.options import Widths
 
 Settings = dict[str, Any]
+_TOWERS = "tower_dnn_units_lists"
 
 
-# The trial that every search begins with: no search ends below it. On Census-income one wide layer
-# did best, with its weights averaged, much of the embedding dropped, and weights decayed strongly.
+# What searches begin with. On Census-income one wide layer did best, with its weights averaged,
+# much of the embedding dropped, and weights decayed strongly.
 FIRST: Settings = {
     "width": 128,
     "layers": 1,
@@ -48,6 +50,9 @@ FIRST: Settings = {
 def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
     """Return the factory's options and the training settings that a trial tries.
 
+    What is searched beside what all models have in common stands with each factory, in its
+    `@model(search=…)`.
+
     Args:
         trial: Optuna's trial, which suggests values.
         model: str. Name of the factory.
@@ -61,22 +66,17 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
     tower = trial.suggest_categorical("tower", [0, 8, 16, 32])
     towers = [tower] if tower else []
     options: Settings = {
-        "tower_dnn_units_lists": [towers] * num_tasks,
+        _TOWERS: [towers] * num_tasks,
         "dense_embedding_dim": trial.suggest_categorical("dense_embedding_dim", [4, 8, 16]),
         "dnn_dropout": _short(trial.suggest_float("dnn_dropout", 0, 0.5, step=0.05)),
         "embedding_dropout": _short(trial.suggest_float("embedding_dropout", 0, 0.3, step=0.05)),
     }
-    if model == "ESMM":
-        options["tower_dnn_units_lists"] = [_halving(8 * width, layers) + towers] * 2
-    elif model == "SharedBottom":
-        options["bottom_dnn_units"] = _halving(8 * width, layers)
-    else:
-        options["expert_dnn_units"] = _halving(width, layers)
-        if model in ("MoE", "MMoE"):
-            options["num_experts"] = trial.suggest_categorical("num_experts", [4, 8, 16])
-        else:
-            for kind in ("num_experts_specific", "num_experts_shared"):
-                options[kind] = trial.suggest_categorical(kind, [2, 4, 8])
+    for name, values in zoo()[model].search.items():
+        if not isinstance(values, Widths):
+            options[name] = trial.suggest_categorical(name, list(values))
+            continue
+        widths = [values.factor * width // 2**layer for layer in range(layers)]
+        options[name] = [widths + towers] * num_tasks if name == _TOWERS else widths
     return options, {
         "learning_rate": _short(trial.suggest_float("learning_rate", 5e-4, 2e-2, log=True)),
         "batch_size": trial.suggest_categorical("batch_size", [512, 1024, 2048]),
@@ -84,6 +84,13 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
         "weight_decay": _short(trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True)),
         "ema": trial.suggest_categorical("ema", [0.0, 0.99, 0.999]),
     }
+
+
+def first_of(model: str) -> Settings:
+    """Return the trial that a model's search begins with: no search ends below it."""
+    choices = {k: v for k, v in zoo()[model].search.items() if not isinstance(v, Widths)}
+    fitting = {name: FIRST.get(name) for name in choices}
+    return FIRST | {n: v if v in choices[n] else choices[n][0] for n, v in fitting.items()}
 
 
 def _short(value: float) -> float:
@@ -106,10 +113,6 @@ def open_storage(url: str, attempts: int = 10) -> Any:
             raise
     time.sleep(0.5)
     return open_storage(url, attempts - 1)
-
-
-def _halving(width: int, layers: int) -> list[int]:
-    return [width // 2**layer for layer in range(layers)]
 
 
 def tune(
@@ -153,14 +156,15 @@ def tune(
         sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
-    first = space(optuna.trial.FixedTrial(FIRST), model, len(data.task_names))
+    tasks = len(recipe.task_names_of(model, data.task_names))
+    first = space(optuna.trial.FixedTrial(first_of(model)), model, tasks)
     _check_study(study, {**about, "recipe": _not_searched(recipe, model, *first)})
     states = optuna.trial.TrialState
     ended = (states.COMPLETE, states.PRUNED)
     tried = recipe.training_of(model)
 
     def objective(trial: Any) -> float:
-        options, settings = space(trial, model, len(data.task_names))
+        options, settings = space(trial, model, tasks)
         reporter = _Reporter(trial)
         _, result = train(
             data,
@@ -177,11 +181,11 @@ def tune(
         trial.set_user_attr("epochs", result.epochs)
         return reporter.best
 
-    study.enqueue_trial(FIRST, skip_if_exists=True)
+    study.enqueue_trial(first_of(model), skip_if_exists=True)
     while len(study.get_trials(deepcopy=False, states=ended)) < trials:
         study.optimize(objective, n_trials=1)
     best = study.best_trial
-    options, settings = space(optuna.trial.FixedTrial(best.params), model, len(data.task_names))
+    options, settings = space(optuna.trial.FixedTrial(best.params), model, tasks)
     settings |= {"epochs": tried.epochs, "patience": tried.patience, "monitor": "score"}
     head = (
         f"# {study_name}: the best of {trials} trials, number {best.number}, with a mean score of\n"

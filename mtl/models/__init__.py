@@ -9,4 +9,5 @@ from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
 from mtl.training.extract import extract_task
 
-__all__ = ["CGC", "ESMM", "PLE", "MMoE", "MoE", "SharedBottom", "extract_task", "from_deepctr"]
+# In the order of tables.
+__all__ = ["SharedBottom", "MoE", "MMoE", "CGC", "PLE", "ESMM", "extract_task", "from_deepctr"]
