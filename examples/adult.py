@@ -14,7 +14,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from mtl.benchmark import ADULT, Grid, text_table
 from mtl.benchmark.command import positive
-from mtl.benchmark.recipes import MODELS
 from mtl.data import load_adult
 
 
@@ -22,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--models", nargs="+", default=list(ADULT.sizes), choices=ADULT.sizes)
     parser.add_argument("--protocol", default="default", choices=("default", "reference"))
     parser.add_argument("--epochs", type=positive, help="at most (recipe: 5)")
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one run per seed")

@@ -16,7 +16,8 @@ import numpy as np
 from mtl.benchmark import CENSUS_INCOME, train
 from mtl.benchmark.command import positive
 from mtl.benchmark.config import tuned
-from mtl.benchmark.recipes import MODELS
+from mtl.benchmark.recipes import zoo
+from mtl.benchmark.report import mean_text
 from mtl.data import load_census_income
 from mtl.metrics import auc
 from mtl.training.model import MultiTaskModel
@@ -44,7 +45,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--group", type=int, default=1, choices=(1, 2))
-    names = [name for name in MODELS if name != "ESMM"]  # whose outputs are a funnel's
+    names = [name for name, factory in zoo().items() if not factory.funnel]
     parser.add_argument("--model", default="SharedBottom", choices=names)
     parser.add_argument("--seeds", type=positive, default=5, help="how many models, from 2")
     parser.add_argument("--epochs", type=positive, help="instead of the recipe's")
@@ -67,9 +68,9 @@ def main() -> None:
     print(f"\n{args.model}, test AUC, {keras.backend.backend()}, keras {keras.__version__}")
     print(f"{'':<14}" + "".join(f"{name:>18}" for name in data.task_names), end="")
     print(f"{'parameters':>14}{'seconds to predict':>22}")
-    aucs, seconds = (np.array(values) for values in zip(*single, strict=True))
-    spread = zip(aucs.mean(axis=0), aucs.std(axis=0, ddof=1), strict=True)
-    show("one model", [f"{m:.4f} ± {s:.4f}" for m, s in spread], models[0], seconds.mean())
+    aucs, seconds = zip(*single, strict=True)
+    cells = [mean_text(values) for values in zip(*aucs, strict=True)]
+    show("one model", cells, models[0], np.mean(seconds))
     for number in range(2, args.seeds + 1):
         averaged = average(models[:number])
         values, time_taken = scores(averaged, data)

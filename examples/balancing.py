@@ -16,8 +16,9 @@ import numpy as np
 
 from mtl.balancing import BY_NAME
 from mtl.benchmark import CENSUS_INCOME
+from mtl.benchmark.report import mean_text
 from mtl.data import load_census_income
-from mtl.metrics import auc
+from mtl.metrics import evaluate_tasks
 from mtl.models import PLE
 
 PLAIN, MISSING = "plain sum", "missing labels"
@@ -66,8 +67,7 @@ def scores(data, method: str, seed: int, epochs: int) -> list[float]:
     """Train a model and return the AUC of each task on the test rows."""
     model = build(data, method, seed)
     model.fit(*data.train, batch_size=BATCH, epochs=epochs, verbose=0)
-    predictions = model.predict(data.test[0], verbose=0)
-    return [auc(y, p) for y, p in zip(data.test[1], predictions, strict=True)]
+    return evaluate_tasks(model, *data.test)["auc"].tolist()
 
 
 def main() -> None:
@@ -104,9 +104,8 @@ def main() -> None:
             line += f"{np.median(np.divide(times[method], times[PLAIN])):>8.2f}"
         else:
             line += " " * 32
-        for values in np.transpose(results.get(method, np.empty((0, 2)))):
-            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-            line += f"{f'{np.mean(values):.4f}{spread}':>20}" if len(values) else ""
+        for values in zip(*results.get(method, []), strict=True):
+            line += f"{mean_text(values):>20}"
         print(line)
 
 

@@ -291,14 +291,13 @@ def tables(results: list[dict], models: list[str]) -> str:
 
 def plot(results: list[dict], models: list[str], batch: int, path: Path) -> None:
     """Draw medians with their ranges, a panel per measure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
+    from matplotlib import ticker
+    from matplotlib.figure import Figure
 
     contenders = [c for c in CONTENDERS if any(r["contender"] == c for r in results)]
     shown = list(MEASURES)[:3]
-    figure, panels = pyplot.subplots(1, len(shown), figsize=(12, 5), sharey=True)
+    figure = Figure(figsize=(12, 5))
+    panels = figure.subplots(1, len(shown), sharey=True)
     offsets = np.linspace(-0.3, 0.3, len(contenders))
     for measure, axes in zip(shown, panels, strict=True):
         for contender, offset, marker in zip(contenders, offsets, MARKERS, strict=False):

@@ -89,12 +89,10 @@ def table(results: list[dict], vocabularies: list[int]) -> str:
 
 def plot(results: list[dict], path: Path) -> None:
     """Draw milliseconds per step over the vocabulary, both logarithmic."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     greys = np.linspace(0, 0.6, len(CONTENDERS))
     for (name, marker), grey in zip(zip(CONTENDERS, MARKERS, strict=True), greys, strict=True):
         fine = [r for r in results if r["contender"] == name and "ms" in r]

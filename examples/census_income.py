@@ -19,7 +19,6 @@ import keras
 from mtl import models
 from mtl.benchmark import CENSUS_INCOME, text_table
 from mtl.benchmark.command import check_folder, positive, write_json
-from mtl.benchmark.recipes import MODELS
 from mtl.data import load_census_income
 from mtl.metrics import evaluate_tasks
 from mtl.optimizers import LazyAdam
@@ -62,7 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument(
+        "--models", nargs="+", default=list(CENSUS_INCOME.sizes), choices=CENSUS_INCOME.sizes
+    )
     parser.add_argument("--group", type=int, default=1, choices=(1, 2), help="pair of tasks")
     parser.add_argument("--protocol", default="default", choices=("default", "reference"))
     parser.add_argument("--epochs", type=positive, help="at most (10; reference: 100)")

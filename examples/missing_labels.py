@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from mtl.benchmark import CENSUS_INCOME
+from mtl.benchmark.report import mean_text
 from mtl.data import load_census_income
-from mtl.metrics import auc
+from mtl.metrics import evaluate_tasks
 from mtl.models import MMoE
 
 
@@ -31,8 +32,7 @@ def scores(data, x, y, seed: int, epochs: int, balancer: str | None) -> list[flo
         x, y, batch_size=1024, epochs=epochs, validation_data=data.val, validation_batch_size=8192,
         callbacks=[best], verbose=0,
     )  # fmt: skip
-    predictions = model.predict(data.test[0], verbose=0)
-    return [auc(label, p) for label, p in zip(data.test[1], predictions, strict=True)]
+    return evaluate_tasks(model, *data.test)["auc"].tolist()
 
 
 def main() -> None:
@@ -73,11 +73,7 @@ def main() -> None:
     print(f"{len(args.seed)} seeds, {keras.backend.backend()}, keras {keras.__version__}")
     print(f"{'':<22}" + "".join(f"{name:>20}" for name in data.task_names))
     for name, values in results.items():
-        cells = [f"{v:.4f}" for v in np.mean(values, axis=0)]
-        if len(values) > 1:
-            spread = np.std(values, axis=0, ddof=1)
-            cells = [f"{cell} ± {s:.4f}" for cell, s in zip(cells, spread, strict=True)]
-        print(f"{name:<22}" + "".join(f"{cell:>20}" for cell in cells))
+        print(f"{name:<22}" + "".join(f"{mean_text(v):>20}" for v in zip(*values, strict=True)))
 
 
 if __name__ == "__main__":

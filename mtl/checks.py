@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -55,6 +55,18 @@ def rate(name: str, value: Any) -> float:
     if not 0 <= result < 1:
         raise ValueError(f"`{name}` should be a number in [0, 1). Received: {value!r}")
     return result
+
+
+def one_of(*choices: Any) -> Callable[[str, Any], Any]:
+    """Return a check for one of some values; True is not 1 here."""
+
+    def check(name: str, value: Any) -> Any:
+        if isinstance(value, bool) or value not in choices:
+            expected = ", ".join(map(repr, choices))
+            raise ValueError(f"`{name}` should be one of {expected}. Received: {value!r}")
+        return value
+
+    return check
 
 
 def as_list(value: Any) -> list[Any]:

@@ -102,6 +102,15 @@ def test_floats_tell_what_is_no_number(value):
     assert str(raised.value).endswith(f"Received: {value[0]!r}")
 
 
+@pytest.mark.parametrize("value", ["c", None, True, 1.5, ["a"]])
+def test_one_of_names_the_choices(value):
+    check = checks.one_of("a", 1)
+    assert (check("x", "a"), check("x", 1)) == ("a", 1)
+    with pytest.raises(ValueError, match=r"^`x` should be one of 'a', 1\. Received: ") as raised:
+        check("x", value)
+    assert str(raised.value).endswith(f"Received: {value!r}")
+
+
 def test_entries_are_of_the_kinds_that_are_asked_for():
     assert checks.entries("x", range(2), "a list") == [0, 1]
     assert checks.entries("x", {"a": 1}, "some names", Iterable) == ["a"]

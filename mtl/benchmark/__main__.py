@@ -20,6 +20,8 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,23 @@ from mtl.balancing import BY_NAME
 from mtl.benchmark import boosted, config, report
 from mtl.benchmark.command import positive
 from mtl.benchmark.grid import Cell, Grid, read
-from mtl.benchmark.recipes import ADULT, CENSUS_INCOME, FUNNEL, MODELS, OWN, REGRESSIONS, Recipe
-from mtl.data import MultiTaskData
+from mtl.benchmark.recipes import ADULT, CENSUS_INCOME, FUNNEL, OWN, REGRESSIONS, Recipe, zoo
+from mtl.data import (
+    MultiTaskData,
+    load_adult,
+    load_census_income,
+    make_funnel,
+    make_related_regressions,
+)
 from mtl.data.files import atomic_path
+from mtl.data.protocol import PROTOCOLS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if any(argument.split("=")[0] == "--table" for argument in given) and given[0] not in (
-        *_DATA_SETS,
-        "tune",
-    ):
+    table = any(argument.split("=")[0] == "--table" for argument in given)
+    if table and given[0] not in (*_DATA_SETS, "table", "tune"):
         given.insert(0, "table")
     args = _parser().parse_args(given)
     try:
@@ -65,12 +72,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_DATA_SETS = {
-    "census-income": "UCI Census-income, two pairs of binary tasks",
-    "adult": "UCI Adult, two binary tasks",
-    "funnel": "synthetic impressions, clicks and conversions",
-    "related-regressions": "synthetic: the MMoE paper's two regressions",
-    "table": "a table of your own: --table and --config",
+# What each is, how its models are sized and trained, and what loads it: the loader's parameters
+# tell its variants apart, and are options of the command line.
+_DATA_SETS: dict[str, tuple[str, Recipe, Callable[..., MultiTaskData]]] = {
+    "census-income": (
+        "UCI Census-income, two pairs of binary tasks",
+        CENSUS_INCOME,
+        load_census_income,
+    ),
+    "adult": ("UCI Adult, two binary tasks", ADULT, load_adult),
+    "funnel": (
+        "synthetic impressions, clicks and conversions",
+        FUNNEL,
+        lambda rows: make_funnel(rows),
+    ),
+    "related-regressions": (
+        "synthetic: the MMoE paper's two regressions",
+        REGRESSIONS,
+        lambda rows, cosine: make_related_regressions(rows, cosine=cosine),
+    ),
+}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "group": {"type": int, "default": 1, "choices": (1, 2), "help": "pair of tasks"},
+    "protocol": {"default": "default", "choices": PROTOCOLS},
+    "rows": {"type": positive, "default": 100_000, "help": "default: 100,000"},
+    "cosine": {"type": float, "default": 0.5, "help": "relatedness, -1 to 1"},
 }
 
 
@@ -79,24 +105,21 @@ def _add_data_sets(
     add_options: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], None],
 ) -> None:
-    for name, description in _DATA_SETS.items():
-        command = commands.add_parser(name, help=description)
+    for name in (*_DATA_SETS, "table"):
+        about = _DATA_SETS.get(name, ("a table of your own: --table and --config",))[0]
+        command = commands.add_parser(name, help=about)
         _add_data(command, name)
         add_options(command)
         command.set_defaults(run=run, data_set=name)
 
 
 def _add_data(command: argparse.ArgumentParser, name: str) -> None:
-    if name == "census-income":
-        command.add_argument("--group", type=int, default=1, choices=(1, 2), help="pair of tasks")
-    if name in ("census-income", "adult"):
-        command.add_argument("--protocol", default="default", choices=("default", "reference"))
-    if name in ("funnel", "related-regressions"):
-        command.add_argument("--rows", type=positive, default=100_000, help="default: 100,000")
-    if name == "related-regressions":
-        command.add_argument("--cosine", type=float, default=0.5, help="relatedness, -1 to 1")
     if name == "table":
         command.add_argument("--table", type=Path, required=True, help=".parquet or .csv")
+    else:
+        for option in signature(_DATA_SETS[name][2]).parameters:
+            if option in _OPTIONS:
+                command.add_argument(f"--{option}", **_OPTIONS[option])
     command.add_argument(
         "--config",
         type=Path,
@@ -110,7 +133,7 @@ def _add_data(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_grid(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--models", nargs="+", default=["all"], choices=("all", *MODELS))
+    command.add_argument("--models", nargs="+", default=["all"], choices=("all", *zoo()))
     command.add_argument("--seeds", type=positive, default=5, help="number of seeds (default: 5)")
     command.add_argument(
         "--balancers", nargs="+", default=["none"], choices=("none", *BY_NAME), help="default: none"
@@ -120,7 +143,7 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
 
 
 def _add_search(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, choices=MODELS)
+    command.add_argument("--model", required=True, choices=list(zoo()))
     command.add_argument("--trials", type=positive, default=50, help="default: 50")
     command.add_argument("--epochs", type=positive, help="upper limit of epochs")
     command.add_argument("--storage", help="URL of the study (default: an SQLite file in --output)")
@@ -128,52 +151,38 @@ def _add_search(command: argparse.ArgumentParser) -> None:
 
 def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiTaskData], Recipe]:
     """Return what the data set is, what loads it, and its recipe."""
-    from mtl import data
-
     file = config.read(*args.config)
-    name: dict[str, Any] = {"dataset": args.data_set}
     if args.data_set == "table":
-        from mtl.benchmark.own_table import load_table
-
-        if "encoder" in file:
-            raise ValueError("`encoder` should be `columns` for a table. Received: an unknown key")
-        recipe = config.recipe(file, OWN)
-        loaded = load_table(args.table, file)
-        funnel = config.funnel(file, loaded.task_names)
-        file.close()
-        name |= {
-            "table": args.table.name,
-            "content": hashlib.sha256(
-                b"".join(path.read_bytes() for path in (args.table, *args.config))
-            ).hexdigest()[:16],
-        }
-        return name, lambda: loaded, recipe.with_funnel(funnel)
-    base = {
-        "census-income": CENSUS_INCOME,
-        "adult": ADULT,
-        "funnel": FUNNEL,
-        "related-regressions": REGRESSIONS,
-    }[args.data_set]
+        return _load_table(args, file)
+    _, base, load = _DATA_SETS[args.data_set]
     if args.data_set == "census-income" and args.protocol == "default":
         base = config.tuned(f"census-income-{args.group}", base)
     recipe = config.recipe(file, base)
     file.close()
-    if args.data_set == "census-income":
-        name |= {"group": args.group, "protocol": args.protocol}
-        name |= {"encoder": recipe.encoder}
-        return (
-            name,
-            lambda: data.load_census_income(args.group, args.protocol, recipe.encoder),
-            recipe,
-        )
-    if args.data_set == "adult":
-        name |= {"protocol": args.protocol, "encoder": recipe.encoder}
-        return name, lambda: data.load_adult(args.protocol, recipe.encoder), recipe
-    name |= {"rows": args.rows}
-    if args.data_set == "funnel":
-        return name, lambda: data.make_funnel(args.rows), recipe
-    name |= {"cosine": args.cosine}
-    return name, lambda: data.make_related_regressions(args.rows, cosine=args.cosine), recipe
+    known = {**vars(args), "encoder": recipe.encoder}
+    options = {name: known[name] for name in signature(load).parameters}
+    return {"dataset": args.data_set, **options}, partial(load, **options), recipe
+
+
+def _load_table(
+    args: argparse.Namespace, file: config.Section
+) -> tuple[dict[str, Any], Callable[[], MultiTaskData], Recipe]:
+    """Return the same for a table of the user's own, which is loaded to check its configuration."""
+    from mtl.benchmark.own_table import load_table
+
+    if "encoder" in file:
+        raise ValueError("`encoder` should be `columns` for a table. Received: an unknown key")
+    recipe = config.recipe(file, OWN)
+    loaded = load_table(args.table, file)
+    funnel = config.funnel(file, loaded.task_names)
+    file.close()
+    content = b"".join(path.read_bytes() for path in (args.table, *args.config))
+    name = {
+        "dataset": "table",
+        "table": args.table.name,
+        "content": hashlib.sha256(content).hexdigest()[:16],
+    }
+    return name, lambda: loaded, recipe.with_funnel(funnel)
 
 
 # Parts of a data set's name that its files share.
@@ -185,16 +194,21 @@ def _stem(name: dict[str, Any]) -> str:
     return "-".join(str(v) for key, v in name.items() if key not in _NOT_IN_STEM)
 
 
+def _check_fit(argument: str, names: Sequence[str], recipe: Recipe) -> None:
+    for name in names:
+        if not recipe.fits(name):
+            raise ValueError(f"`{argument}` should hold {name} for a funnel only. Received: none")
+
+
 def _compare(args: argparse.Namespace) -> None:
     name, load, recipe = _load(args)
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"{_stem(name)}.jsonl"
     read(path)  # which tells before any training if it is something else
     data = load()
-    possible = [m for m in MODELS if m != "ESMM" or recipe.funnel]
+    possible = [model for model in zoo() if recipe.fits(model)]
     names = possible if "all" in args.models else list(dict.fromkeys(args.models))
-    if "ESMM" in names and not recipe.funnel:
-        raise ValueError("`--models` should hold ESMM for a funnel only. Received: no funnel")
+    _check_fit("--models", names, recipe)
     lightgbm = boosted.available()
     if not lightgbm:
         print('without LightGBM\'s line: pip install "keras-mtl[bench]"', file=sys.stderr)
@@ -277,8 +291,7 @@ def _tune(args: argparse.Namespace) -> None:
     from mtl.benchmark.tune import tune
 
     name, load, recipe = _load(args)
-    if args.model == "ESMM" and not recipe.funnel:
-        raise ValueError("`--model` should be ESMM for a funnel only. Received: no funnel")
+    _check_fit("--model", [args.model], recipe)
     args.output.mkdir(parents=True, exist_ok=True)
     stem = _stem(name)
     tune(

@@ -12,6 +12,7 @@ from typing import Any
 
 from mtl import checks
 from mtl.benchmark.recipes import Recipe, zoo
+from mtl.checks import one_of
 from mtl.data.table import SETTINGS
 
 _REQUIRED, _ABSENT = object(), object()
@@ -135,17 +136,6 @@ def within(section: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise ValueError(f"[{section}] {error}") from error
-
-
-def one_of(*choices: str) -> Callable[[str, Any], str]:
-    """Return a check for one of some strings."""
-
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"`{name}` should be one of {choices}. Received: {value!r}")
-        return value
-
-    return check
 
 
 def text(name: str, value: Any) -> str:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from mtl import checks
-from mtl.benchmark.config import Section, anything, boolean, extra, one_of, settings, text, within
+from mtl.benchmark.config import Section, anything, boolean, extra, settings, text, within
+from mtl.checks import one_of
 from mtl.data import MultiTaskData, TableEncoder
 from mtl.data.dataset import SPLITS
 from mtl.data.vocabulary import Vocabulary

@@ -118,7 +118,7 @@ def cells(records: Sequence[Record], bold: str = "") -> list[list[str]]:
         runs = [record for record in records if row_of(record) == row]
         line = [row]
         for column in every:
-            text = _mean([*column.values.get(row, {}).values()])
+            text = mean_text([*column.values.get(row, {}).values()])
             if row in best[column.task]:
                 alone = len(best[column.task]) == 1
                 text = f"{bold}{text}{bold or ' *'}" if alone else f"{text} ="
@@ -188,17 +188,15 @@ def plot(records: Sequence[Record], path: str | Path) -> None:
     Raises:
         ModuleNotFoundError: without the extra `plot`.
     """
-    matplotlib = extra("matplotlib", "plot")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    extra("matplotlib", "plot")
+    from matplotlib.figure import Figure  # no pyplot: it would keep the figure, and ask for windows
 
     every = columns(records)
     rows = list(dict.fromkeys(map(row_of, records)))
-    figure, panels = pyplot.subplots(
-        1, len(every), figsize=(1.5 + 3.6 * len(every), 1.2 + 0.36 * len(rows)),
-        sharey=True, squeeze=False, layout="constrained",
-    )  # fmt: skip
-    for column, axes in zip(every, panels[0], strict=True):
+    size = (1.5 + 3.6 * len(every), 1.2 + 0.36 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(every), sharey=True, squeeze=False)[0]
+    for column, axes in zip(every, panels, strict=True):
         for place, row in enumerate(rows):
             values = [*column.values.get(row, {}).values()]
             reference = row in (SINGLE, BOOSTED)
@@ -215,14 +213,14 @@ def plot(records: Sequence[Record], path: str | Path) -> None:
         axes.set_xlabel(column.title)
         axes.grid(axis="x", alpha=0.3)
         axes.locator_params(axis="x", nbins=4)
-    panels[0][0].set_yticks(range(len(rows)), rows)
-    panels[0][0].invert_yaxis()
+    panels[0].set_yticks(range(len(rows)), rows)
+    panels[0].invert_yaxis()
     figure.suptitle("A point per seed, a line at the mean; squares: references")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
-def _mean(values: Sequence[float]) -> str:
+def mean_text(values: Sequence[float]) -> str:
+    """Return a mean over seeds with its standard deviation, if there are several."""
     if not values:
         return ""
     if len(values) == 1:

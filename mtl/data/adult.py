@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from mtl import checks
 from mtl.data.dataset import MultiTaskData
 from mtl.data.download import DataFile, load_files
 from mtl.data.frames import stack
-from mtl.data.protocol import PROTOCOLS, assemble, check_choice
+from mtl.data.protocol import PROTOCOLS, assemble
 
 _URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult/"
 _FILES = (
@@ -71,7 +72,7 @@ def load_adult(
         - Becker and Kohavi, Adult, UCI Machine Learning Repository, 1996,
           https://doi.org/10.24432/C5XW20
     """
-    check_choice("protocol", protocol, PROTOCOLS)
+    checks.one_of(*PROTOCOLS)("protocol", protocol)
     train, test = load_files(_FILES, parse)
     return build(train, test, protocol, encoder)
 

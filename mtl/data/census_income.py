@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from mtl import checks
 from mtl.data.dataset import MultiTaskData
 from mtl.data.download import DataFile, load_files
 from mtl.data.frames import stack
-from mtl.data.protocol import PROTOCOLS, assemble, check_choice
+from mtl.data.protocol import PROTOCOLS, assemble
 
 _URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/census-income-mld/"
 _FILES = (
@@ -99,8 +100,8 @@ def load_census_income(
         - Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
           Mixture-of-Experts", KDD 2018, section 6.1: tasks and split
     """
-    check_choice("group", group, tuple(_GROUPS))
-    check_choice("protocol", protocol, PROTOCOLS)
+    checks.one_of(*_GROUPS)("group", group)
+    checks.one_of(*PROTOCOLS)("protocol", protocol)
     train, test = load_files(_FILES, parse)
     return build(train, test, group, protocol, encoder)
 

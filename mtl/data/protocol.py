@@ -15,14 +15,6 @@ from mtl.data.table import TableEncoder
 PROTOCOLS = ("default", "reference")
 
 
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise ValueError unless `value` is one of `choices`; True is not 1 here."""
-    if isinstance(value, bool) or value not in choices:
-        raise ValueError(
-            f"`{name}` should be one of {', '.join(map(repr, choices))}. Received: {value!r}"
-        )
-
-
 def assemble(
     frame: pd.DataFrame,
     splits: Mapping[str, slice],

@@ -253,12 +253,6 @@ class TableEncoder:
             )
 
 
-def _scaling(name: str, value: Any) -> str:
-    if value not in SCALINGS:
-        raise ValueError(f"`{name}` should be one of {SCALINGS}. Received: {value!r}")
-    return str(value)
-
-
 def _encoding(name: str, value: Any) -> str | None:
     if value is not None and value not in tuple(BY_NAME):
         raise ValueError(f"`{name}` should be None or one of {tuple(BY_NAME)}. Received: {value!r}")
@@ -270,7 +264,7 @@ _OF_CATEGORICAL: dict[str, Callable[[str, Any], Any]] = {
     "min_count": checks.positive_int,
 }
 _OF_NUMERIC: dict[str, Callable[[str, Any], Any]] = {
-    "scaling": _scaling,
+    "scaling": checks.one_of(*SCALINGS),
     "encoding": _encoding,
     "bins": checks.positive_int,
 }

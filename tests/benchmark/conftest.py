@@ -3,7 +3,7 @@
 import pytest
 
 from mtl.data import make_funnel
-from mtl.training.model import MultiTaskModel
+from mtl.training import stepped
 
 
 @pytest.fixture(scope="session")
@@ -14,4 +14,4 @@ def data():
 @pytest.fixture(autouse=True)
 def _without_xla(monkeypatch):
     """On TensorFlow it would compile for ten seconds per model."""
-    monkeypatch.setattr(MultiTaskModel, "_xla_on_cpu_pays", lambda self: False)
+    monkeypatch.setattr(stepped, "pays_on_cpu", lambda model: False)

@@ -8,7 +8,7 @@ import pytest
 
 from mtl.benchmark import config
 from mtl.benchmark.own_table import load_table, read_table
-from mtl.benchmark.recipes import CENSUS_INCOME, MODELS, OWN
+from mtl.benchmark.recipes import CENSUS_INCOME, OWN
 from mtl.benchmark.tune import to_toml
 
 WHOLE = """
@@ -231,4 +231,4 @@ def test_tuned_recipes_are_whole(group):
     recipe = config.tuned(f"census-income-{group}", CENSUS_INCOME)
     assert recipe.encoder
     tuned = Path(config.__file__).parent / "tuned" / f"census-income-{group}.toml"
-    assert set(config.read(tuned).rest()["models"]) == set(MODELS)
+    assert set(config.read(tuned).rest()["models"]) == set(CENSUS_INCOME.sizes)
