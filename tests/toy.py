@@ -3,16 +3,17 @@
 from typing import Any
 
 import keras
+import newcomer  # noqa: F401, for it is then one of the models
 import numpy as np
 
-import mtl.models
+from mtl.benchmark.recipes import zoo
 from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
+from mtl.models.options import Widths
 
 BACKEND = keras.backend.backend()
-_HELPERS = {"extract_task", "from_deepctr"}
-MODELS = [name for name in mtl.models.__all__ if name not in _HELPERS]
+MODELS = list(zoo())
 # For what `MultiTaskModel` does whatever the body: on JAX each model compiles for seconds.
-SOME = ["PLE", "ESMM"] if BACKEND == "jax" else MODELS
+SOME = ["PLE", "ESMM", "Newcomer"] if BACKEND == "jax" else MODELS
 SIZES: dict[str, dict[str, Any]] = {
     "SharedBottom": {"bottom_dnn_units": (8,)},
     "MoE": {"num_experts": 3, "expert_dnn_units": (8,)},
@@ -59,10 +60,21 @@ def build(name: str, num_tasks: int = 2, **options: Any) -> Any:
     options = {
         "num_tasks": num_tasks,
         "tower_dnn_units_lists": [[6]] * num_tasks,
-        **SIZES.get(name, {}),
+        **small(name),
         **options,
     }
-    return getattr(mtl.models, name)(columns(), **options)
+    return zoo()[name](columns(), **options)
+
+
+def small(name: str) -> dict[str, Any]:
+    """Small sizes: those above, or the least that a search of the model would try."""
+    if name in SIZES:
+        return SIZES[name]
+    return {
+        option: (8,) if isinstance(values, Widths) else values[0]
+        for option, values in zoo()[name].search.items()
+        if option != "tower_dnn_units_lists"
+    }
 
 
 def randomize(model: Any, seed: int = 0) -> Any:

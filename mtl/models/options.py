@@ -149,9 +149,16 @@ def model(
         check = {key: hint.__metadata__[0] for key, hint in hints.items() if _is_checked(hint)}
         # As plain types: what checks a value is nothing to read.
         types = {key: hint.__origin__ if key in check else hint for key, hint in hints.items()}
-        first, *own = inspect.signature(factory).parameters.values()
-        known = {p.name: p.default for p in own if p.kind is not p.VAR_KEYWORD}
-        known |= {**DEFAULTS, **defaults}
+        first, *own = (
+            p.replace(annotation=types.get(p.name, p.empty))
+            for p in inspect.signature(factory).parameters.values()
+        )
+        own = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        shared = [
+            inspect.Parameter(key, first.KEYWORD_ONLY, default=value, annotation=types[key])
+            for key, value in {**DEFAULTS, **defaults}.items()
+        ]
+        known = {p.name: p.default for p in (*own, *shared)}
 
         @wraps(factory)
         def build(dnn_feature_columns: Any, **given: Any) -> Any:
@@ -164,14 +171,7 @@ def model(
 
         shown: Any = build
         shown.__signature__ = inspect.Signature(
-            [
-                first,
-                *(
-                    inspect.Parameter(key, first.KEYWORD_ONLY, default=value, annotation=types[key])
-                    for key, value in known.items()
-                ),
-            ],
-            return_annotation=types["return"],
+            [first, *own, *shared], return_annotation=types.get("return", inspect.Signature.empty)
         )
         shown.__doc__ = _documented(factory.__doc__ or "")
         shown.search, shown.funnel = dict(search), funnel
@@ -192,6 +192,8 @@ def _unexpected(factory: str, key: str, known: list[str]) -> str:
 
 def _documented(doc: str) -> str:
     """Return a factory's docstring with the options in place of `**options`."""
+    if not doc:  # as under python -OO
+        return doc
     entries: dict[str, list[str]] = {}
     for line in inspect.cleandoc(Options.__doc__ or "").split("Args:\n")[1].splitlines():
         if not line.startswith("     "):

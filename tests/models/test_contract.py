@@ -4,6 +4,7 @@ import inspect
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import tensorflow as tf
 import toy
 
-import mtl.models
+from mtl.benchmark.recipes import zoo
 from mtl.training.model import MultiTaskModel
 
 _TWO = {"SharedBottom": (64, 32), "MoE": (16, 8), "MMoE": (16, 8), "CGC": (16, 16), "PLE": (16, 16)}
@@ -38,7 +39,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "MMoE": _EXPERTS,
     "CGC": _LEVELS,
     "PLE": {**_LEVELS, "num_levels": 2},
-    "ESMM": {"task_names": ("ctr", "ctcvr")},
+    "ESMM": {"task_names": ("ctr", "ctcvr"), "task_type": "binary"},
 }
 _COMMON = {
     "num_tasks": None,
@@ -83,40 +84,64 @@ def trained(name: str) -> Trained:
     return Trained(name)
 
 
-def test_parameters_have_the_fixed_names_and_defaults(name: str) -> None:
-    parameters = dict(inspect.signature(getattr(mtl.models, name)).parameters)
+def parameters_of(name: str) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(zoo()[name]).parameters)
+
+
+@pytest.mark.parametrize("name", toy.MODELS)
+def test_every_option_is_in_the_signature_and_in_the_documentation(name: str) -> None:
+    parameters = parameters_of(name)
     first = parameters.pop("dnn_feature_columns")
     assert first.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert first.default is inspect.Parameter.empty
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
+    assert "tower_dnn_units_lists" in parameters
+    shared = {key: p.default for key, p in parameters.items() if key in _COMMON}
+    assert shared == {**_COMMON, **{k: v for k, v in _OWN.get(name, {}).items() if k in shared}}
+    text = inspect.getdoc(zoo()[name]) or ""
+    documented = re.findall(r"^    (\w+): ", text.split("Args:")[1].split("Returns:")[0], re.M)
+    assert sorted(documented) == sorted(["dnn_feature_columns", *parameters])
+    for section in ("Returns:", "Raises:"):
+        assert text.count(section) == 1
+    assert "options" not in text.split("Args:")[1]
+
+
+@pytest.mark.parametrize("name", [*_TWO, "ESMM"])
+def test_parameters_have_the_fixed_names_and_defaults(name: str) -> None:
     towers = (_TWO.get(name, (128, 128)),) * 2
-    expected = {"tower_dnn_units_lists": towers, **_COMMON, **_OWN.get(name, {})}
-    given = {key: p.default for key, p in parameters.items() if key != "gate_temperature"}
+    expected = {"tower_dnn_units_lists": towers, **_COMMON, **_OWN[name]}
+    given = {key: p.default for key, p in parameters_of(name).items()}
+    for key in ("dnn_feature_columns", "gate_temperature"):
+        given.pop(key, None)
     assert given == expected
 
 
 def test_defaults_build(name: str) -> None:
-    model = getattr(mtl.models, name)(toy.columns(), num_tasks=2)
+    model = zoo()[name](toy.columns(), num_tasks=2)
     assert isinstance(model, MultiTaskModel)
-    assert model.task_names == (["ctr", "ctcvr"] if name == "ESMM" else ["task_1", "task_2"])
+    names = parameters_of(name)["task_names"].default or ["task_1", "task_2"]
+    assert model.task_names == list(names)
     assert [tuple(output.shape) for output in model.outputs] == [(None, 1)] * 2
 
 
 @pytest.mark.parametrize("tasks", [1, 5])
 def test_any_number_of_tasks(name: str, tasks: int) -> None:
-    if name == "ESMM":
-        pytest.skip("ESMM is a model of two tasks")
+    parameters = parameters_of(name)
+    if parameters["task_names"].default:
+        with pytest.raises(ValueError, match=rf"2 entries for {tasks} tasks"):
+            zoo()[name](toy.columns(), num_tasks=tasks)
+        return
     # The default list of towers was written for two tasks: its entries serve them all.
-    options = dict(toy.SIZES.get(name, {}))
-    model = getattr(mtl.models, name)(toy.columns(), num_tasks=tasks, **options)
+    model = zoo()[name](toy.columns(), num_tasks=tasks, **toy.small(name))
     assert model.task_names == [f"task_{k + 1}" for k in range(tasks)]
     assert [tuple(output.shape) for output in model.outputs] == [(None, 1)] * tasks
     kernels = [w for w in model.weights if "/dnn/dense_1/kernel" in w.path]
-    assert [tuple(w.shape) for w in kernels] == [_TWO[name]] * tasks
+    towers = parameters["tower_dnn_units_lists"].default
+    assert [tuple(w.shape) for w in kernels] == [towers[0]] * tasks
 
 
 def test_an_explicit_list_of_towers_is_not_repeated(name: str) -> None:
-    factory = getattr(mtl.models, name)
+    factory = zoo()[name]
     for towers in ([[4]], [[4], [4], [4]]):
         with pytest.raises(ValueError, match=rf"tower_dnn_units_lists.*{len(towers)} lists for 2"):
             factory(toy.columns(), num_tasks=2, tower_dnn_units_lists=towers)
