@@ -93,6 +93,10 @@ class Recipe:
         }
         return replace(self, training=replace(self.training, **given), own_training=own)
 
+    def with_sizes(self, model: str, options: Mapping[str, Any]) -> Recipe:
+        """Return a copy with other options of one model's factory."""
+        return replace(self, sizes={**self.sizes, model: options})
+
     def with_funnel(self, funnel: tuple[int, int] | None) -> Recipe:
         """Return a copy with another funnel."""
         return replace(self, funnel=funnel)

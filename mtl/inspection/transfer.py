@@ -15,12 +15,10 @@ from scipy import stats
 
 from mtl import checks
 from mtl.metrics import HEADLINES, scores_of
+from mtl.models.options import Widths
 from mtl.tasks import Task
 from mtl.training import arrays, spread
 from mtl.training.pace import count_parameters
-
-# What makes a model larger or smaller, whatever its number of tasks.
-_WIDTHS = ("expert_dnn_units", "bottom_dnn_units")
 
 
 def negative_transfer(
@@ -59,7 +57,7 @@ def negative_transfer(
     seeds' differences. Sets the global random seed.
 
     Args:
-        factory: SharedBottom, MoE, MMoE, CGC or PLE.
+        factory: a factory of `mtl.models` with layers to widen: SharedBottom, MoE, MMoE, CGC, PLE.
         feature_columns: list of feature columns.
         train: `(x, y)` or `(x, y, sample_weight)`, in the forms that `fit` takes.
         test: `(x, y)`. Rows to score on; those whose label is NaN are left out.
@@ -172,24 +170,25 @@ def _same_size(
 ) -> dict[str, Any]:
     """Return the widths, by the name of their option, whose model is nearest in size."""
     parameters = inspect.signature(factory).parameters
-    names = [name for name in _WIDTHS if name in parameters]
-    if not names:
+    search = getattr(factory, "search", {})
+    names = [name for name, values in search.items() if isinstance(values, Widths)]
+    if not names or "tower_dnn_units_lists" in names:
         raise ValueError(
             "`factory` should be SharedBottom, MoE, MMoE, CGC or PLE: one with experts or a bottom "
             f"to widen. Received: {getattr(factory, '__name__', factory)}"
         )
-    name = names[0]
-    units = checks.units(name, options.get(name, parameters[name].default))
-    if not units:
+    units = {n: checks.units(n, options.get(n, parameters[n].default)) for n in names}
+    if not units[names[0]]:
         return {}
+    start = units[names[0]][0]
 
     def widened(first: int) -> dict[str, Any]:
-        return {name: [max(1, round(unit * first / units[0])) for unit in units]}
+        return {n: [max(1, round(unit * first / start)) for unit in units[n]] for n in names}
 
     def excess(first: int) -> int:
         return _size(factory(columns, **{**options, **widened(first)})) - size
 
-    below, above = 0, units[0]
+    below, above = 0, start
     excesses = {below: -size, above: excess(above)}
     while excesses[above] < 0:
         below, above = above, 2 * above

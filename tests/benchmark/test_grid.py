@@ -1,5 +1,6 @@
 """The command line of mtl.benchmark: runs that are kept, resumed, reported and searched."""
 
+import inspect
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
+import toy
 from sklearn.metrics import roc_auc_score
 
 from mtl.benchmark import boosted, grid
 from mtl.benchmark.__main__ import _latest, main
 from mtl.benchmark.recipes import Recipe, Training
-from mtl.benchmark.runs import train
-from mtl.benchmark.tune import FIRST, open_storage
+from mtl.benchmark.runs import build, train
+from mtl.benchmark.tune import FIRST, first_of, open_storage, space
+from mtl.models.options import Widths
 from mtl.training.pace import count_parameters
 
 RECIPE = Recipe(
@@ -241,22 +244,40 @@ def test_processes_that_begin_at_once_share_a_new_data_base(tmp_path):
     assert sorted(optuna.get_all_study_names(url)) == ["0", "1", "2", "3"]
 
 
-def test_tune_goes_on_with_its_study_and_writes_what_the_benchmark_runs(tmp_path, capsys):
+@pytest.mark.parametrize("name", toy.MODELS)
+def test_every_search_begins_with_a_trial_that_builds(data, name):
+    optuna = pytest.importorskip("optuna")
+    trial = optuna.trial.FixedTrial(first_of(name))
+    options, settings = space(trial, name, 2)
+    assert Training(**settings).learning_rate == FIRST["learning_rate"]
+    model = build(data, RECIPE.with_sizes(name, options), name, seed=0)
+    assert model.encoder.dense_embedding_dim == FIRST["dense_embedding_dim"]
+    given = inspect.signature(toy.zoo()[name]).parameters
+    for option, values in toy.zoo()[name].search.items():
+        assert option in options
+        default = given[option].default
+        if not isinstance(values, Widths):
+            assert options[option] in values
+            assert all(type(value) is type(default) for value in values)
+
+
+@pytest.mark.parametrize("model", ["SharedBottom", "Newcomer"])
+def test_tune_goes_on_with_its_study_and_writes_what_the_benchmark_runs(model, tmp_path, capsys):
     pytest.importorskip("optuna")
-    command = ["tune", "funnel", "--rows", "1000", "--model", "SharedBottom", "--epochs", "1"]
+    command = ["tune", "funnel", "--rows", "1000", "--model", model, "--epochs", "1"]
     command += ["--output", str(tmp_path)]
     main([*command, "--trials", "1"])
     main([*command, "--trials", "2"])
     assert "trial" in capsys.readouterr().out
     import optuna
 
-    name, storage = "funnel-1000-SharedBottom", f"sqlite:///{tmp_path / 'studies.db'}"
+    name, storage = f"funnel-1000-{model}", f"sqlite:///{tmp_path / 'studies.db'}"
     trials = optuna.load_study(study_name=name, storage=storage).trials
     assert len(trials) == 2
     assert trials[0].params == {key: FIRST[key] for key in trials[0].params}
     with pytest.raises(SystemExit, match="should go on with what it began with"):
         main([*command, "--trials", "3", "--epochs", "2"])
-    command = ["funnel", "--rows", "1000", "--models", "SharedBottom", "--seeds", "1"]
+    command = ["funnel", "--rows", "1000", "--models", model, "--seeds", "1"]
     main([*command, "--config", str(tmp_path / f"{name}.toml"), "--output", str(tmp_path)])
     record = grid.read(tmp_path / "funnel-1000.jsonl")[0]
     assert record["recipe"]["training"]["monitor"] == "score"

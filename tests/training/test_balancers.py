@@ -70,6 +70,18 @@ def test_shared_parameters_get_the_coefficients_and_others_the_weighted_sum(weig
         np.testing.assert_allclose(total, expected, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("balancer", sorted(BY_NAME))
+def test_a_newcomer_trains_under_every_balancer(balancer):
+    model = toy.build("Newcomer")
+    assert {v.path.split("/")[0] for v in model.shared_variables} == {"common"}
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(0.1), balancer=balancer, **toy.QUICK)
+    losses = model.fit(toy.features(), toy.labels(), epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    after = [ops.convert_to_numpy(v) for v in model.weights][: len(before)]
+    assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_inner_products_are_those_of_the_gradients():
     model = build()
     model.compile("sgd", **toy.NO_XLA)
