@@ -18,6 +18,7 @@ import pandas as pd
 matplotlib.use("Agg")  # files alone, no windows
 
 from mtl.data import load_census_income
+from mtl.data.dataset import take
 from mtl.inspection import (
     GateMonitor,
     expert_utilization,
@@ -43,10 +44,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
 
     data = load_census_income(group=1)
-    train, test = (
-        ({name: values[: args.rows] for name, values in x.items()}, [v[: args.rows] for v in y])
-        for x, y in (data.train, data.test)
-    )
+    train, test = (take(*split, slice(args.rows)) for split in (data.train, data.test))
     sample = {name: values[:4096] for name, values in data.val[0].items()}
     options = {
         "task_names": data.task_names,

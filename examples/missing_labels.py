@@ -16,6 +16,7 @@ import numpy as np
 from mtl.benchmark import CENSUS_INCOME
 from mtl.benchmark.report import mean_text
 from mtl.data import load_census_income
+from mtl.data.dataset import take
 from mtl.metrics import evaluate_tasks
 from mtl.models import MMoE
 
@@ -49,15 +50,13 @@ def main() -> None:
         parser.error(f"--missing should be between 0 and 1. Received: {args.missing}")
 
     data = load_census_income(group=1)
-    x = {name: values[: args.rows] for name, values in data.train[0].items()}
-    labels = [label[: args.rows].astype("float32") for label in data.train[1]]
+    x, labels = take(*data.train, slice(args.rows))
     results: dict[str, list] = {}
     for seed in args.seed:
         kept = np.random.default_rng(seed).random(len(labels[0])) >= args.missing
         some = [np.where(kept, labels[0], np.nan).astype("float32"), labels[1]]
-        few = {name: values[kept] for name, values in x.items()}, [y[kept] for y in labels]
         cases = {
-            "rows dropped": (*few, None),
+            "rows dropped": (*take(x, labels, kept), None),
             "masked": (x, some, None),
             **{f"masked, {balancer}": (x, some, balancer) for balancer in args.balancers},
             "all labels": (x, labels, None),

@@ -16,7 +16,7 @@ from mtl import checks
 from mtl.benchmark.config import Section, anything, boolean, extra, settings, text, within
 from mtl.checks import one_of
 from mtl.data import MultiTaskData, TableEncoder
-from mtl.data.dataset import SPLITS
+from mtl.data.dataset import SPLITS, take
 from mtl.data.vocabulary import Vocabulary
 
 Array = npt.NDArray[Any]
@@ -82,13 +82,7 @@ def load_table(path: str | Path, config: Section) -> MultiTaskData:
         types.append(kind)
     with within(columns.where):
         x = encoder.fit(frame.iloc[rows["train"]]).transform(frame)
-    parts: dict[str, Any] = {
-        part: (
-            {name: values[index] for name, values in x.items()},
-            [values[index] for values in labels.values()],
-        )
-        for part, index in rows.items()
-    }
+    parts = {part: take(x, list(labels.values()), index) for part, index in rows.items()}
     return MultiTaskData(
         feature_columns=encoder.feature_columns,
         task_names=list(readers),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -82,6 +82,11 @@ class MultiTaskData:
             f"MultiTaskData({len(self.feature_columns)} features, "
             f"tasks: {', '.join(self.task_names)}; rows in {rows})"
         )
+
+
+def take(x: Mapping[str, Array], y: Sequence[Array], rows: Any) -> Split:
+    """Return some rows, a slice or an index, of inputs and labels."""
+    return {name: values[rows] for name, values in x.items()}, [labels[rows] for labels in y]
 
 
 def _check_split(split: str, data: Any, names: list[str], num_tasks: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mtl.data.dataset import MultiTaskData
+from mtl.data.dataset import MultiTaskData, take
 from mtl.data.table import TableEncoder
 
 PROTOCOLS = ("default", "reference")
@@ -55,18 +55,15 @@ def assemble(
     else:
         x = fitted.fit(frame.iloc[splits["train"]]).transform(frame)
     y = [values.astype(np.float32) for values in labels.values()]
-
-    def split(rows: slice) -> tuple[dict[str, npt.NDArray[Any]], list[npt.NDArray[Any]]]:
-        return {name: values[rows] for name, values in x.items()}, [task[rows] for task in y]
-
+    parts = {name: take(x, y, rows) for name, rows in splits.items()}
     weights = frame[weight].to_numpy(np.float64)
     weights = (weights / weights[splits["train"]].mean()).astype(np.float32)
     return MultiTaskData(
         feature_columns=fitted.feature_columns,
         task_names=list(labels),
         task_types=["binary"] * len(labels),
-        train=split(splits["train"]),
-        val=split(splits["val"]) if "val" in splits else None,
-        test=split(splits["test"]),
+        train=parts["train"],
+        val=parts.get("val"),
+        test=parts["test"],
         sample_weight=None if reference else {name: weights[r] for name, r in splits.items()},
     )

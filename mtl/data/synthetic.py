@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtl import checks
-from mtl.data.dataset import SPLITS, MultiTaskData
+from mtl.data.dataset import SPLITS, MultiTaskData, take
 
 _MIN_SAMPLES = 10  # so that a tenth of the rows is one row
 
@@ -61,13 +61,7 @@ def split_rows(
     slices = {name: slice(bounds[i], bounds[i + 1]) for i, name in enumerate(SPLITS)}
     labels = [task.astype(np.float32) for task in y]
     known = {name: values.astype(np.float32) for name, values in truth.items()}
-    splits = {
-        name: (
-            {feature: values[part] for feature, values in x.items()},
-            [task[part] for task in labels],
-        )
-        for name, part in slices.items()
-    }
+    splits = {name: take(x, labels, part) for name, part in slices.items()}
     return MultiTaskData(
         feature_columns=feature_columns,
         task_names=task_names,
