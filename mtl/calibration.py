@@ -15,7 +15,6 @@ from mtl.layers import Isotonic, Platt
 from mtl.layers.calibrators import HIGHEST, LOWEST
 from mtl.metrics import labelled, labels_and_weights
 from mtl.tasks import Task
-from mtl.training.graph import maker
 from mtl.training.model import MultiTaskModel
 
 __all__ = ["calibrate"]
@@ -92,9 +91,10 @@ def calibrate(
             calibrators[task.name] = _METHODS[method](task, label, p, weight)
     copy = _renamed(model, {task.output_name for task in model.tasks if task.name in calibrators})
     outputs = [
-        calibrators[name](output) if (name := maker(output).task.name) in calibrators else output
-        for output in copy.outputs
+        calibrators[task.name](output) if task.name in calibrators else output
+        for task, output in zip(model.tasks, copy.outputs, strict=True)
     ]
+    outputs += copy.hidden_outputs
     return MultiTaskModel(copy.input, outputs, name=f"{model.name}_calibrated")
 
 
@@ -146,7 +146,8 @@ def _renamed(model: MultiTaskModel, names: set[str]) -> MultiTaskModel:
         return type(layer).from_config(config)
 
     # Of a model that isn't compiled, for an optimizer would be copied as well.
-    bare = MultiTaskModel(model.input, model.outputs, name=model.name)
+    outputs = [*model.outputs, *model.hidden_outputs]
+    bare = MultiTaskModel(model.input, outputs, name=model.name)
     copy = keras.models.clone_model(bare, clone_function=clone)
     copy.set_weights(model.get_weights())
     return copy  # type: ignore[no-any-return]

@@ -70,10 +70,12 @@ def one_of(*choices: Any) -> Callable[[str, Any], Any]:
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return a list or tuple as a list, and anything else as a list of one.
+    """Return a list or tuple as a list, None as an empty one, anything else as a list of one.
 
     A model of one task has one array where others have a list of them.
     """
+    if value is None:
+        return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -275,7 +275,7 @@ def evaluate_tasks(
     if chain:
         # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
         x = arrays.check_inputs(model.feature_columns, x)
-        whole = keras.Model(model.input, [*model.task_outputs, chain[2].output])
+        whole = keras.Model(model.input, [*model.outputs, chain[2].output])
     else:
         whole = model
     predictions = checks.as_list(whole.predict(x, batch_size=batch_size, verbose=0))

@@ -186,7 +186,7 @@ def _gates_of(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[st
     """Return the output of each gate, by level and name, and the names of the experts it mixes."""
     reach = {
         task: {id(layer) for layer, _ in reached(output)}
-        for task, output in zip(model.task_names, model.task_outputs, strict=True)
+        for task, output in zip(model.task_names, model.outputs, strict=True)
     }
     found: dict[tuple[int, str], tuple[Any, list[str]]] = {}
     level = 0

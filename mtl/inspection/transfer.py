@@ -15,7 +15,6 @@ from scipy import stats
 
 from mtl import checks
 from mtl.metrics import HEADLINES, scores_of
-from mtl.models.options import Widths
 from mtl.tasks import Task
 from mtl.training import arrays, spread
 from mtl.training.pace import count_parameters
@@ -170,9 +169,9 @@ def _same_size(
 ) -> dict[str, Any]:
     """Return the widths, by the name of their option, whose model is nearest in size."""
     parameters = inspect.signature(factory).parameters
-    search = getattr(factory, "search", {})
-    names = [name for name, values in search.items() if isinstance(values, Widths)]
-    if not names or "tower_dnn_units_lists" in names:
+    # What makes a model larger or smaller, whatever its number of tasks.
+    names = [n for n in parameters if n.endswith("_dnn_units") and not n.startswith("gate_")]
+    if not names:
         raise ValueError(
             "`factory` should be SharedBottom, MoE, MMoE, CGC or PLE: one with experts or a bottom "
             f"to widen. Received: {getattr(factory, '__name__', factory)}"

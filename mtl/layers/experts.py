@@ -195,7 +195,7 @@ class Experts(keras.layers.Layer):
         return self._dropouts[depth](x, training=training) if self.dropout else x
 
     def _identity(self, inputs: Any) -> Any:
-        inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        inputs = checks.as_list(inputs)
         sizes = self.groups if len(inputs) == len(self.groups) else (self.num_experts,)
         outputs = [
             ops.repeat(ops.expand_dims(x, 1), size, axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from mtl import checks
 from mtl.features import DenseFeat, sparse_part
 from mtl.layers.encoder import layout
 
@@ -80,11 +81,7 @@ def _checked(expert_features: Any, known: list[str]) -> dict[str, list[str]]:
         if not isinstance(group, str):
             raise TypeError(f"A group of `expert_features` should be a string. Received: {group!r}")
         argument = f"expert_features[{group!r}]"
-        if isinstance(features, (str, bytes)) or not isinstance(features, Collection):
-            raise TypeError(
-                f"`{argument}` should be a list of feature names. Received: {features!r}"
-            )
-        features = list(features)
+        features = checks.entries(argument, features, "a list of feature names", Collection)
         if not features:
             raise ValueError(f"`{argument}` should hold at least one feature. Received: none.")
         if unknown := [feature for feature in features if feature not in known]:

@@ -49,7 +49,7 @@ def check_export(columns: list[Any], format: Any) -> None:
 
 def serving_model(model: Any) -> Any:
     """Return a functional model that shares `model`'s layers and gives its outputs by name."""
-    outputs = dict(zip(model.output_names, model.task_outputs, strict=True))
+    outputs = dict(zip(model.output_names, model.outputs, strict=True))
     return keras.Model(model.input, outputs, name=model.name)
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from mtl import checks
 from mtl.features import DenseFeat, VarLenSparseFeat, model_inputs
 from mtl.tasks import Task
 from mtl.training.spread import known_entries
@@ -173,8 +174,7 @@ def check_some_labels(tasks: Sequence[Task], argument: str, labels: Any) -> None
         argument: str. Name of the argument, for errors.
         labels: what `check_labels` returned.
     """
-    listed = labels if isinstance(labels, list) else [labels]
-    for task, label in zip(tasks, listed, strict=False):
+    for task, label in zip(tasks, checks.as_list(labels), strict=False):
         if isinstance(label, np.ndarray) and label.dtype.kind == "f" and np.isnan(label).all():
             raise ValueError(
                 f"`{argument}` should hold at least one label of every task. "

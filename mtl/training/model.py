@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -15,6 +16,8 @@ from mtl.training.graph import maker
 from mtl.training.sharing import shared_parts
 from mtl.training.stepped import returns_every_output
 from mtl.training.trainer import TaskTrainer
+
+_in_graph: ContextVar[bool] = ContextVar("in_graph", default=False)
 
 
 @keras.saving.register_keras_serializable(package="mtl")
@@ -46,16 +49,20 @@ class MultiTaskModel(TaskTrainer):
     Attributes:
         tasks: tuple of `mtl.tasks.Task`, in the order of predictions, labels and metrics.
         hidden_tasks: tuple of `mtl.tasks.Task`.
+        hidden_outputs: list of the symbolic outputs of `hidden_tasks`; `outputs` are the others.
 
     Raises:
         ValueError: an output is made by a layer without a `task`.
     """
 
+    _hidden: tuple[int, ...] = ()
+
     # With this signature every Keras version revives, clones and pickles the model by its graph.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.balancer: Any = None
-        heads = [maker(output) for output in self.outputs]
+        every = list(self.outputs)
+        heads = [maker(output) for output in every]
         for head in heads:
             if not isinstance(getattr(head, "task", None), Task):
                 raise ValueError(
@@ -65,6 +72,7 @@ class MultiTaskModel(TaskTrainer):
         hidden = [i for i, head in enumerate(heads) if head.task.hidden]
         self._hidden = tuple(hidden if len(hidden) < len(heads) else ())
         self._shown = tuple(i for i in range(len(heads)) if i not in self._hidden)
+        self.hidden_outputs = [every[i] for i in self._hidden]
         self.tasks = tuple(heads[i].task for i in self._shown)
         self.hidden_tasks = tuple(heads[i].task for i in self._hidden)
         self.output_names = [heads[i].name for i in self._shown]  # for Keras' metrics
@@ -85,9 +93,17 @@ class MultiTaskModel(TaskTrainer):
         return [task.name for task in self.tasks]
 
     @property
-    def task_outputs(self) -> list[Any]:
-        """The symbolic outputs of `tasks`; `outputs` has those of hidden tasks besides."""
-        return [self.outputs[i] for i in self._shown]
+    def outputs(self) -> list[Any]:
+        """The symbolic outputs of `tasks`; to Keras, which runs the graph, the hidden ones too."""
+        every = super().outputs
+        return [every[i] for i in self._shown] if self._hidden and not _in_graph.get() else every
+
+    def _run_through_graph(self, *args: Any, **kwargs: Any) -> Any:
+        token = _in_graph.set(True)
+        try:
+            return super()._run_through_graph(*args, **kwargs)
+        finally:
+            _in_graph.reset(token)
 
     @property
     def encoders(self) -> list[FeatureEncoder]:
@@ -168,7 +184,8 @@ class MultiTaskModel(TaskTrainer):
 
     def split_outputs(self, outputs: Any) -> tuple[Any, dict[str, Any]]:
         """Return the predictions of `tasks`, as `predict` gives them, and hidden ones by name."""
-        if not self._hidden or len(keras.tree.flatten(outputs)) < len(self.outputs):
+        every = len(self._shown) + len(self._hidden)
+        if not self._hidden or len(keras.tree.flatten(outputs)) < every:
             return outputs, {}
         shown = [outputs[i] for i in self._shown]
         hidden = {

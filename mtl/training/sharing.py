@@ -24,7 +24,7 @@ def shared_parts(model: Any) -> list[tuple[Any, np.ndarray | None]]:
         broadcasts to its shape.
     """
     tasks_of: dict[tuple[int, int | None], set[int]] = defaultdict(set)
-    for task, output in enumerate(model.task_outputs):
+    for task, output in enumerate(model.outputs):
         for layer, part in reached(output):
             tasks_of[id(layer), part].add(task)
     parts: list[tuple[Any, np.ndarray | None]] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from mtl import checks
 from mtl.tasks import Task
 
 
@@ -71,7 +72,7 @@ def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:
         entries = _entries(tasks, argument, metrics)
     else:
         entries = [metrics] * len(tasks)
-    lists = [_own(_listed(entry), index) for index, entry in enumerate(entries)]
+    lists = [_own(checks.as_list(entry), index) for index, entry in enumerate(entries)]
     return lists if len(tasks) > 1 else lists[0]
 
 
@@ -134,12 +135,6 @@ def _entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any]:
             f"Received: {len(values)} entries for {len(tasks)} tasks."
         )
     return list(values)
-
-
-def _listed(entry: Any) -> list[Any]:
-    if entry is None:
-        return []
-    return list(entry) if isinstance(entry, (list, tuple)) else [entry]
 
 
 def _own(metrics: list[Any], index: int) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mtl import checks
 from mtl.tasks import Task
 from mtl.training import arrays, internals, pace, packing, spread
 from mtl.training.balancers import checked_balancer, with_end_of_epoch
@@ -83,7 +84,7 @@ class TaskTrainer(SteppedModel):
         """
         losses = spread.spread_losses(self.tasks, loss)
         loss_weights = spread.spread_loss_weights(self.tasks, loss_weights)
-        given = _listed(joint_losses)
+        given = checks.as_list(joint_losses)
         hidden = [task.name for task in self.hidden_tasks]
         joint = [*self._own_joint_losses(), *given]
         objective = Objective(self.tasks, losses, loss_weights, joint, hidden)
@@ -326,9 +327,3 @@ class TaskTrainer(SteppedModel):
         """Mask from now on if labels are missing, or may be: those of a data set aren't seen."""
         if not self._missing_labels and (not isinstance(x, dict) or arrays.any_missing(y)):
             self._expect_missing_labels(True)
-
-
-def _listed(joint_losses: Any) -> list[Any]:
-    if joint_losses is None:
-        return []
-    return list(joint_losses) if isinstance(joint_losses, (list, tuple)) else [joint_losses]

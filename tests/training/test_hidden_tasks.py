@@ -73,6 +73,7 @@ def test_they_are_seen_by_nobody_else() -> None:
     model = compiled(metrics=["mae"])
     assert model.task_names == ["first", "second"] == model.output_names
     assert [task.name for task in model.hidden_tasks] == ["guess"]
+    assert [len(model.outputs), len(model.hidden_outputs), len(model.output_shape)] == [2, 1, 2]
     assert [tuple(p.shape) for p in toy.outputs(model, X)] == [(24, 1)] * 2
     for predictions in (model.predict(X, verbose=0), model.predict_on_batch(X)):
         assert [p.shape for p in predictions] == [(24, 1)] * 2
