@@ -37,7 +37,7 @@ ALLOWED = {
     "training": TRAINING,
     "models": MODELS,
     "migrate": {*MODELS, "migrate"},
-    "metrics": TRAINING,
+    "metrics": {*TRAINING, "metrics"},
     "calibration": {*TRAINING, "metrics"},
     "inspection": {*MODELS, "metrics", "inspection"},
     "serving": {*MODELS, "serving"},

@@ -1,4 +1,4 @@
-"""Metrics of predictions, in numpy: ranking, likelihood and calibration, per task of a model.
+"""Metrics of arrays of predictions, in numpy: ranking, likelihood and calibration.
 
 Arrays have shape `(N,)` or `(N, 1)` and are computed with in float64. Rows whose label is NaN are
 missing, and they and rows of weight 0 are left out. What is not defined on the rows that remain
@@ -7,54 +7,12 @@ is NaN: any metric of no rows, the AUC of a single class, a ratio to no positive
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
 from mtl import checks
-from mtl.tasks import Task
-from mtl.training import arrays
-from mtl.training.graph import maker
-from mtl.training.model import MultiTaskModel
-
-__all__ = [
-    "auc",
-    "evaluate_tasks",
-    "expected_calibration_error",
-    "group_auc",
-    "log_loss",
-    "normalized_entropy",
-    "pcoc",
-]
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The metric that stands for a type of task, where a single one does.
-
-    Attributes:
-        metric: str. Its column in `evaluate_tasks`.
-        title: str. Its name for readers.
-        sign: int. 1 where greater is better, -1 where smaller is.
-        unitless: str. The column whose mean over tasks makes sense; greater is better.
-    """
-
-    metric: str
-    title: str
-    sign: int
-    unitless: str
-
-
-HEADLINES = {
-    "binary": Headline("auc", "AUC", 1, "auc"),
-    "regression": Headline("rmse", "RMSE", -1, "r2"),
-    "multiclass": Headline("accuracy", "accuracy", 1, "accuracy"),
-    "multilabel": Headline("auc", "mean AUC", 1, "auc"),
-}
 
 
 def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -76,7 +34,7 @@ def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
             wrong shapes, or lengths that differ.
     """
     y, p, w = labelled(y_true, y_pred, sample_weight)
-    return _mean(*_auc_of_groups(y, p, w, np.zeros(len(y), "int64")))
+    return weighted_mean(*_auc_of_groups(y, p, w, np.zeros(len(y), "int64")))
 
 
 def group_auc(y_true: Any, y_pred: Any, groups: Any, sample_weight: Any = None) -> float:
@@ -108,7 +66,7 @@ def group_auc(y_true: Any, y_pred: Any, groups: Any, sample_weight: Any = None) 
             "`groups` should hold no missing values. "
             f"Received: {np.count_nonzero(codes < 0)} rows without a group"
         )
-    return _mean(*_auc_of_groups(y, p, w, codes))
+    return weighted_mean(*_auc_of_groups(y, p, w, codes))
 
 
 def log_loss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -133,7 +91,7 @@ def log_loss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     wide = np.asarray(y_pred).dtype.itemsize > 4
     epsilon = np.finfo("float64" if wide else "float32").eps
     p = np.clip(_probabilities(p), epsilon, 1 - epsilon)
-    return _mean(-np.log(np.where(y == 1, p, 1 - p)), w)
+    return weighted_mean(-np.log(np.where(y == 1, p, 1 - p)), w)
 
 
 def normalized_entropy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
@@ -156,7 +114,7 @@ def normalized_entropy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> f
     """
     loss = log_loss(y_true, y_pred, sample_weight)
     y, _, w = labelled(y_true, y_pred, sample_weight)
-    if not 0 < (rate := _mean(y, w)) < 1:
+    if not 0 < (rate := weighted_mean(y, w)) < 1:
         return np.nan
     return float(loss / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
 
@@ -230,83 +188,6 @@ def pcoc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     return float(np.sum(w * _probabilities(p)) / observed) if observed else np.nan
 
 
-def evaluate_tasks(
-    model: MultiTaskModel,
-    x: Any,
-    y: Any,
-    groups: Any = None,
-    sample_weight: Any = None,
-    batch_size: int = 8192,
-) -> pd.DataFrame:
-    """Predict once, and return a table of every metric of every task.
-
-    | type of the task | columns |
-    |---|---|
-    | every | rows: those with a label and a weight above 0 |
-    | binary | positive_rate, auc, group_auc, log_loss, normalized_entropy, ece, pcoc |
-    | regression | mae, rmse, r2 |
-    | multiclass | auc (mean over classes, each against the rest), log_loss, accuracy |
-    | multilabel | auc (mean over labels), log_loss and accuracy over all labels that are there |
-
-    An ESMM has a row more, `"cvr"`: P(conversion | click), scored over clicked rows, where alone
-    it can be observed, with the labels and weights of CTCVR; CTCVR itself is scored over all rows.
-
-    Args:
-        model: a model of `mtl.models`.
-        x: dict or DataFrame of features, as in `fit`.
-        y: list of label arrays in task order, or dict or DataFrame by task name. NaN is missing.
-        groups: array `(N,)` of what to group by for group AUC, such as user ids, or None.
-            Defaults to None: no such column.
-        sample_weight: one array for every task, a list in task order, a dict by task name, or
-            None. Defaults to None: 1 each.
-        batch_size: int. Rows per step of the prediction. Defaults to 8192.
-
-    Returns:
-        A DataFrame with one row per task, by its name. NaN stands where a metric is not of the
-        task's type, or not defined.
-
-    Raises:
-        TypeError: strings where numbers are expected, or inputs without names.
-        ValueError: a missing feature or task, a wrong shape, labels that aren't of the task's
-            type, predictions that are not finite, or a missing group.
-    """
-    chain = _chain(model)
-    labels, weights = labels_and_weights(model, y, sample_weight)
-    if chain:
-        # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
-        x = arrays.check_inputs(model.feature_columns, x)
-        whole = keras.Model(model.input, [*model.outputs, chain[2].output])
-    else:
-        whole = model
-    predictions = checks.as_list(whole.predict(x, batch_size=batch_size, verbose=0))
-    scored = list(zip(model.tasks, labels, predictions, weights, strict=False))
-    if chain:
-        click, conversion, hidden = chain
-        clicked = np.ravel(labels[click]) == 1
-        label = np.where(clicked, np.ravel(labels[conversion]), np.nan)
-        scored.append((hidden.task, label, predictions[-1], weights[conversion]))
-    rows = [scores_of(task, y, p, w, groups) for task, y, p, w in scored]
-    return pd.DataFrame(rows, index=[task.name for task, *_ in scored])
-
-
-def scores_of(
-    task: Task, y: Any, p: Any, sample_weight: Any = None, groups: Any = None
-) -> dict[str, float]:
-    """Return every metric of one task, by its name; see `evaluate_tasks`."""
-    return _SCORES[task.type](task, y, np.asarray(p), sample_weight, groups)
-
-
-def labels_and_weights(
-    model: MultiTaskModel, y: Any, sample_weight: Any
-) -> tuple[list[Any], list[Any]]:
-    """Return each task's labels, and each task's weights or None, in task order."""
-    labels = checks.as_list(arrays.check_labels(model.tasks, y))
-    weights = arrays.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
-    if weights is None or len(model.tasks) == 1:
-        weights = [weights] * len(model.tasks)
-    return labels, weights
-
-
 def labelled(
     y_true: Any,
     y_pred: Any,
@@ -346,11 +227,11 @@ def labelled(
     columns = {key: column[counts] for key, column in columns.items()}
     y, p, w = columns[name], columns["y_pred"], columns["sample_weight"]
     if binary:
-        _check(name, y, (y == 0) | (y == 1), "0 and 1, or NaN where missing")
+        check_all(name, y, (y == 0) | (y == 1), "0 and 1, or NaN where missing")
     else:
-        _check(name, y, np.isfinite(y), "finite numbers, or NaN where missing")
-    _check("y_pred", p, np.isfinite(p), "finite numbers")
-    _check("sample_weight", w, np.isfinite(w) & (w >= 0), "finite numbers of at least 0")
+        check_all(name, y, np.isfinite(y), "finite numbers, or NaN where missing")
+    check_all("y_pred", p, np.isfinite(p), "finite numbers")
+    check_all("sample_weight", w, np.isfinite(w) & (w >= 0), "finite numbers of at least 0")
     return (y, p, w) if groups is None else (y, p, w, columns["groups"])
 
 
@@ -379,98 +260,13 @@ def _auc_of_groups(
     return won[both] / pairs, positives[both] + negatives[both]
 
 
-def _chain(model: MultiTaskModel) -> tuple[int, int, Any] | None:
-    """Return the places of an ESMM's click and conversion tasks, and the layer of pCVR."""
-    names = model.task_names
-    for layer in model.layers:
-        if getattr(layer, "conditional", False):
-            click, hidden = map(maker, layer.input)
-            if {click.task.name, layer.task.name} <= set(names):
-                return names.index(click.task.name), names.index(layer.task.name), hidden
-    return None
-
-
-def _binary(task: Task, y: Any, p: Any, w: Any, groups: Any) -> dict[str, float]:
-    label, _, weight = labelled(y, p, w, name=f"y[{task.name!r}]")
-    return {
-        "rows": len(label),
-        "positive_rate": _mean(label, weight),
-        "auc": auc(y, p, w),
-        **({} if groups is None else {"group_auc": group_auc(y, p, groups, w)}),
-        "log_loss": log_loss(y, p, w),
-        "normalized_entropy": normalized_entropy(y, p, w),
-        "ece": expected_calibration_error(y, p, w),
-        "pcoc": pcoc(y, p, w),
-    }
-
-
-def _regression(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
-    y, p, w = labelled(y, p, w, name=f"y[{task.name!r}]", binary=False)
-    error, variance = _mean((y - p) ** 2, w), _mean((y - _mean(y, w)) ** 2, w)
-    return {
-        "rows": len(y),
-        "mae": _mean(np.abs(y - p), w),
-        "rmse": error**0.5,
-        "r2": 1 - error / variance if variance else np.nan,
-    }
-
-
-def _multiclass(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
-    name, y = f"y[{task.name!r}]", np.asarray(y, "float64")
-    if y.ndim == 2 and y.shape[1] == task.size:  # one-hot
-        y = np.where(np.isnan(y).any(axis=1), np.nan, y.argmax(axis=1))
-    y = np.ravel(y)
-    classes = np.arange(task.size)
-    _check(name, y, np.isin(y, classes) | np.isnan(y), f"classes from 0 to {task.size - 1}")
-    known, right, weight = labelled(y, p.argmax(axis=1) == y, w, name=name, binary=False)
-    one_hot = np.where(np.isnan(y)[:, None], np.nan, y[:, None] == classes)
-    return {
-        "rows": len(known),
-        "auc": _macro_auc(one_hot, p, w),
-        # Of the true class, whose label is 1.
-        "log_loss": log_loss(
-            np.where(np.isnan(y), np.nan, 1), p[np.arange(len(y)), np.nan_to_num(y).astype(int)], w
-        ),
-        "accuracy": _mean(right, weight),
-    }
-
-
-def _multilabel(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
-    name, y = f"y[{task.name!r}]", np.asarray(y, "float64")
-    if y.shape != p.shape:
-        raise ValueError(f"`{name}` should have shape {p.shape}. Received: {y.shape}")
-    repeated = None if w is None else np.repeat(w, task.size)
-    known, predicted, weight = labelled(y.ravel(), p.ravel() > 0.5, repeated, name=name)
-    some = np.where(np.isnan(y).all(axis=1), np.nan, 1)
-    return {
-        "rows": len(labelled(some, p[:, 0], w)[0]),
-        "auc": _macro_auc(y, p, w),
-        "log_loss": log_loss(y.ravel(), p.ravel(), repeated),
-        "accuracy": _mean(known == predicted, weight),
-    }
-
-
-_SCORES: dict[str, Callable[..., dict[str, float]]] = {
-    "binary": _binary,
-    "regression": _regression,
-    "multiclass": _multiclass,
-    "multilabel": _multilabel,
-}
-
-
-def _macro_auc(y: np.ndarray, p: np.ndarray, w: Any) -> float:
-    """Return the mean of the columns' AUCs that are defined."""
-    values = np.array([auc(*columns, w) for columns in zip(y.T, p.T, strict=True)])
-    values = values[~np.isnan(values)]
-    return _mean(values, np.ones(len(values)))
-
-
-def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the mean of values, each by its weight; NaN if there are none."""
     return float(np.sum(values * weights) / np.sum(weights)) if len(weights) else np.nan
 
 
 def _probabilities(p: np.ndarray) -> np.ndarray:
-    _check("y_pred", p, (p >= 0) & (p <= 1), "probabilities")
+    check_all("y_pred", p, (p >= 0) & (p <= 1), "probabilities")
     return p
 
 
@@ -503,6 +299,7 @@ def _column(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _check(name: str, array: np.ndarray, valid: np.ndarray, expected: str) -> None:
+def check_all(name: str, array: np.ndarray, valid: np.ndarray, expected: str) -> None:
+    """Raise a ValueError, which names the first wrong entry, unless all are valid."""
     if not valid.all():
         raise ValueError(f"`{name}` should hold {expected}. Received: {array[~valid][0]}")

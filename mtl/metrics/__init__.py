@@ -1,0 +1,33 @@
+"""Metrics of predictions, in numpy: ranking, likelihood and calibration, per task of a model."""
+
+from mtl.metrics.arrays import (
+    auc,
+    expected_calibration_error,
+    group_auc,
+    labelled,
+    log_loss,
+    normalized_entropy,
+    pcoc,
+)
+from mtl.metrics.tasks import (
+    HEADLINES,
+    Headline,
+    evaluate_tasks,
+    labels_and_weights,
+    scores_of,
+)
+
+__all__ = [
+    "HEADLINES",
+    "Headline",
+    "auc",
+    "evaluate_tasks",
+    "expected_calibration_error",
+    "group_auc",
+    "labelled",
+    "labels_and_weights",
+    "log_loss",
+    "normalized_entropy",
+    "pcoc",
+    "scores_of",
+]

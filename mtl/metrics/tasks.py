@@ -1,0 +1,219 @@
+"""Metrics of a model's tasks: which there are by type, and a table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from mtl import checks
+from mtl.metrics.arrays import (
+    auc,
+    check_all,
+    expected_calibration_error,
+    group_auc,
+    labelled,
+    log_loss,
+    normalized_entropy,
+    pcoc,
+    weighted_mean,
+)
+from mtl.tasks import Task
+from mtl.training import arrays
+from mtl.training.graph import maker
+from mtl.training.model import MultiTaskModel
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric that stands for a type of task, where a single one does.
+
+    Attributes:
+        metric: str. Its column in `evaluate_tasks`.
+        title: str. Its name for readers.
+        sign: int. 1 where greater is better, -1 where smaller is.
+        unitless: str. The column whose mean over tasks makes sense; greater is better.
+    """
+
+    metric: str
+    title: str
+    sign: int
+    unitless: str
+
+
+HEADLINES = {
+    "binary": Headline("auc", "AUC", 1, "auc"),
+    "regression": Headline("rmse", "RMSE", -1, "r2"),
+    "multiclass": Headline("accuracy", "accuracy", 1, "accuracy"),
+    "multilabel": Headline("auc", "mean AUC", 1, "auc"),
+}
+
+
+def evaluate_tasks(
+    model: MultiTaskModel,
+    x: Any,
+    y: Any,
+    groups: Any = None,
+    sample_weight: Any = None,
+    batch_size: int = 8192,
+) -> pd.DataFrame:
+    """Predict once, and return a table of every metric of every task.
+
+    | type of the task | columns |
+    |---|---|
+    | every | rows: those with a label and a weight above 0 |
+    | binary | positive_rate, auc, group_auc, log_loss, normalized_entropy, ece, pcoc |
+    | regression | mae, rmse, r2 |
+    | multiclass | auc (mean over classes, each against the rest), log_loss, accuracy |
+    | multilabel | auc (mean over labels), log_loss and accuracy over all labels that are there |
+
+    An ESMM has a row more, `"cvr"`: P(conversion | click), scored over clicked rows, where alone
+    it can be observed, with the labels and weights of CTCVR; CTCVR itself is scored over all rows.
+
+    Args:
+        model: a model of `mtl.models`.
+        x: dict or DataFrame of features, as in `fit`.
+        y: list of label arrays in task order, or dict or DataFrame by task name. NaN is missing.
+        groups: array `(N,)` of what to group by for group AUC, such as user ids, or None.
+            Defaults to None: no such column.
+        sample_weight: one array for every task, a list in task order, a dict by task name, or
+            None. Defaults to None: 1 each.
+        batch_size: int. Rows per step of the prediction. Defaults to 8192.
+
+    Returns:
+        A DataFrame with one row per task, by its name. NaN stands where a metric is not of the
+        task's type, or not defined.
+
+    Raises:
+        TypeError: strings where numbers are expected, or inputs without names.
+        ValueError: a missing feature or task, a wrong shape, labels that aren't of the task's
+            type, predictions that are not finite, or a missing group.
+    """
+    chain = _chain(model)
+    labels, weights = labels_and_weights(model, y, sample_weight)
+    if chain:
+        # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
+        x = arrays.check_inputs(model.feature_columns, x)
+        whole = keras.Model(model.input, [*model.outputs, chain[2].output])
+    else:
+        whole = model
+    predictions = checks.as_list(whole.predict(x, batch_size=batch_size, verbose=0))
+    scored = list(zip(model.tasks, labels, predictions, weights, strict=False))
+    if chain:
+        click, conversion, hidden = chain
+        clicked = np.ravel(labels[click]) == 1
+        label = np.where(clicked, np.ravel(labels[conversion]), np.nan)
+        scored.append((hidden.task, label, predictions[-1], weights[conversion]))
+    rows = [scores_of(task, y, p, w, groups) for task, y, p, w in scored]
+    return pd.DataFrame(rows, index=[task.name for task, *_ in scored])
+
+
+def scores_of(
+    task: Task, y: Any, p: Any, sample_weight: Any = None, groups: Any = None
+) -> dict[str, float]:
+    """Return every metric of one task, by its name; see `evaluate_tasks`."""
+    return _SCORES[task.type](task, y, np.asarray(p), sample_weight, groups)
+
+
+def labels_and_weights(
+    model: MultiTaskModel, y: Any, sample_weight: Any
+) -> tuple[list[Any], list[Any]]:
+    """Return each task's labels, and each task's weights or None, in task order."""
+    labels = checks.as_list(arrays.check_labels(model.tasks, y))
+    weights = arrays.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
+    if weights is None or len(model.tasks) == 1:
+        weights = [weights] * len(model.tasks)
+    return labels, weights
+
+
+def _chain(model: MultiTaskModel) -> tuple[int, int, Any] | None:
+    """Return the places of an ESMM's click and conversion tasks, and the layer of pCVR."""
+    names = model.task_names
+    for layer in model.layers:
+        if getattr(layer, "conditional", False):
+            click, hidden = map(maker, layer.input)
+            if {click.task.name, layer.task.name} <= set(names):
+                return names.index(click.task.name), names.index(layer.task.name), hidden
+    return None
+
+
+def _binary(task: Task, y: Any, p: Any, w: Any, groups: Any) -> dict[str, float]:
+    label, _, weight = labelled(y, p, w, name=f"y[{task.name!r}]")
+    return {
+        "rows": len(label),
+        "positive_rate": weighted_mean(label, weight),
+        "auc": auc(y, p, w),
+        **({} if groups is None else {"group_auc": group_auc(y, p, groups, w)}),
+        "log_loss": log_loss(y, p, w),
+        "normalized_entropy": normalized_entropy(y, p, w),
+        "ece": expected_calibration_error(y, p, w),
+        "pcoc": pcoc(y, p, w),
+    }
+
+
+def _regression(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
+    y, p, w = labelled(y, p, w, name=f"y[{task.name!r}]", binary=False)
+    error, variance = (
+        weighted_mean((y - p) ** 2, w),
+        weighted_mean((y - weighted_mean(y, w)) ** 2, w),
+    )
+    return {
+        "rows": len(y),
+        "mae": weighted_mean(np.abs(y - p), w),
+        "rmse": error**0.5,
+        "r2": 1 - error / variance if variance else np.nan,
+    }
+
+
+def _multiclass(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
+    name, y = f"y[{task.name!r}]", np.asarray(y, "float64")
+    if y.ndim == 2 and y.shape[1] == task.size:  # one-hot
+        y = np.where(np.isnan(y).any(axis=1), np.nan, y.argmax(axis=1))
+    y = np.ravel(y)
+    classes = np.arange(task.size)
+    check_all(name, y, np.isin(y, classes) | np.isnan(y), f"classes from 0 to {task.size - 1}")
+    known, right, weight = labelled(y, p.argmax(axis=1) == y, w, name=name, binary=False)
+    one_hot = np.where(np.isnan(y)[:, None], np.nan, y[:, None] == classes)
+    return {
+        "rows": len(known),
+        "auc": _macro_auc(one_hot, p, w),
+        # Of the true class, whose label is 1.
+        "log_loss": log_loss(
+            np.where(np.isnan(y), np.nan, 1), p[np.arange(len(y)), np.nan_to_num(y).astype(int)], w
+        ),
+        "accuracy": weighted_mean(right, weight),
+    }
+
+
+def _multilabel(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
+    name, y = f"y[{task.name!r}]", np.asarray(y, "float64")
+    if y.shape != p.shape:
+        raise ValueError(f"`{name}` should have shape {p.shape}. Received: {y.shape}")
+    repeated = None if w is None else np.repeat(w, task.size)
+    known, predicted, weight = labelled(y.ravel(), p.ravel() > 0.5, repeated, name=name)
+    some = np.where(np.isnan(y).all(axis=1), np.nan, 1)
+    return {
+        "rows": len(labelled(some, p[:, 0], w)[0]),
+        "auc": _macro_auc(y, p, w),
+        "log_loss": log_loss(y.ravel(), p.ravel(), repeated),
+        "accuracy": weighted_mean(known == predicted, weight),
+    }
+
+
+_SCORES: dict[str, Callable[..., dict[str, float]]] = {
+    "binary": _binary,
+    "regression": _regression,
+    "multiclass": _multiclass,
+    "multilabel": _multilabel,
+}
+
+
+def _macro_auc(y: np.ndarray, p: np.ndarray, w: Any) -> float:
+    """Return the mean of the columns' AUCs that are defined."""
+    values = np.array([auc(*columns, w) for columns in zip(y.T, p.T, strict=True)])
+    values = values[~np.isnan(values)]
+    return weighted_mean(values, np.ones(len(values)))
