@@ -24,9 +24,9 @@ def Newcomer(
     tower_dnn_units_lists: Towers = per_task(8, 4),
     **options: Unpack[Options],
 ) -> MultiTaskModel:
-    """Build a network that adds what is common to what is a task's own.
+    """Build a network with a part that is common and parts that are a task's own, side by side.
 
-    ŷ_k = σ(t_k(c(x) + o_k(x))).
+    ŷ_k = σ(t_k(c(x) ; o_k(x))).
 
     Args:
         dnn_feature_columns: list of feature columns (see `mtl.features`).
@@ -38,9 +38,9 @@ def Newcomer(
     """
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
     x = net.encode()
-    common = DNN([*common_dnn_units[:-1], own_dnn_units[-1]], **net.layer("common"))(x)
+    common = DNN(common_dnn_units, **net.layer("common"))(x)
     own = [DNN(own_dnn_units, **net.layer(f"own_{k}"))(x) for k in range(len(net.tasks))]
-    return net.model(net.towers([ops.add(common, o) for o in own]))
+    return net.model(net.towers([ops.concatenate([common, o], axis=-1) for o in own]))
 
 
 mtl.models.Newcomer = Newcomer  # type: ignore[attr-defined]

@@ -65,7 +65,10 @@ def test_a_seed_gives_the_initial_weights_that_it_gave(folder: Path, name: str) 
     if name == "SharedBottom":
         pytest.importorskip("keras_rs", reason="the extra rs is not installed")
     model = toy.build(name, **OPTIONS[name])
-    toy.same(model.get_weights(), arrays(folder, f"initial/{name}"), rtol=0, atol=0)
+    given, now = arrays(folder, f"initial/{name}"), model.get_weights()
+    if toy.BACKEND != "jax":  # which wrote them; a graph of other operations has another order
+        given, now = (sorted(w, key=lambda v: (v.shape, v.tobytes())) for w in (given, now))
+    toy.same(now, given, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("folder", VERSIONS, ids=ids)

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from mtl.tasks import Task, resolve_tasks, tower_units
+from mtl.tasks import Task, per_task, resolve_tasks, tower_units
 
-DEFAULT = ((64, 32), (64, 32))
+DEFAULT = per_task(64, 32)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,9 @@ DEFAULT = ((64, 32), (64, 32))
     ],
 )
 def test_tasks_come_from_whichever_lists_are_given(arguments, expected):
-    assert [dataclasses.astuple(task) for task in resolve_tasks(**arguments)] == expected
+    tasks = resolve_tasks(**arguments)
+    assert [(task.name, task.type, task.size) for task in tasks] == expected
+    assert not any(task.hidden for task in tasks)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ class SteppedModel(keras.Model):
         x, y, sample_weight = keras.tree.map_structure(
             lambda array: None if array is None else array[:1], (x, y, sample_weight)
         )
-        y_pred = self(x, training=False)
+        with every_output():
+            y_pred = self(x, training=False)
         self.compute_loss(x, y, y_pred, sample_weight, training=False)
         self.compute_metrics(x, y, y_pred, sample_weight)
         self.reset_metrics()
