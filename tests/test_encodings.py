@@ -120,7 +120,7 @@ def test_with_embeddings_a_bin_is_a_row_of_the_kernel():
         "income": np.array([[1.0], [2.0], [3.0]], "float32"),
     }
     encoded = keras.ops.convert_to_numpy(encoder(x))
-    kernel = keras.ops.convert_to_numpy(encoder._dense_kernel)
+    kernel = next(w.numpy() for w in encoder.weights if w.path.endswith("dense_kernel"))
     assert kernel.shape == (4, 2)
     np.testing.assert_allclose(encoded[:, 3:5], kernel[:3], rtol=1e-6)
     np.testing.assert_allclose(encoded[:, 5:], x["income"] * kernel[3], rtol=1e-6)

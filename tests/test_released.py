@@ -54,6 +54,8 @@ def test_a_saved_model_loads_predicts_and_goes_on(folder: Path, name: str) -> No
     assert steps == 6
     before = model.get_weights()
     model.run_eagerly = toy.BACKEND == "tensorflow"
+    if toy.BACKEND == "torch":  # for which the file has what JAX made of "auto"
+        model.jit_compile = False
     history = model.fit(x, y, batch_size=8, epochs=1, verbose=0).history
     assert int(model.optimizer.iterations) == 9
     assert np.isfinite(history["loss"]).all()

@@ -68,7 +68,7 @@ class SteppedModel(keras.Model):
         self._auto_steps = auto_steps
         self._has_step_variables = False
         self._step = None
-        self._full_batches_by_xla = auto_jit and pays_on_cpu(self)
+        self._full_batches_by_xla = auto_jit and not self.run_eagerly and pays_on_cpu(self)
         for variable in self.trainable_variables:
             variable.sparse_gradient = self.lazy
         if self.lazy:  # its variables are needed when the step is traced

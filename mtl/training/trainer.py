@@ -107,7 +107,9 @@ class TaskTrainer(SteppedModel):
         self._joint_losses = given or None
         internals.replace_layer(self, self.balancer, balancer)
         self.balancer = balancer
-        self.prepare_steps(steps_per_execution == "auto", jit_compile == "auto" and not run_eagerly)
+        chosen = {"steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
+        self._auto = [option for option, value in chosen.items() if value == "auto"]
+        self.prepare_steps("steps_per_execution" in self._auto, "jit_compile" in self._auto)
 
     def _own_joint_losses(self) -> list[Any]:
         """Return the losses that layers bring along, as far as the model has their tasks."""
@@ -120,8 +122,8 @@ class TaskTrainer(SteppedModel):
         config = super().get_compile_config()
         if not config:
             return config
-        if self._auto_steps:
-            config["steps_per_execution"] = "auto"
+        # As they were given, not what this backend made of them.
+        config |= dict.fromkeys(self._auto, "auto")
         for name, value in (("joint_losses", self._joint_losses), ("balancer", self.balancer)):
             config[name] = keras.saving.serialize_keras_object(value)
         return config
@@ -172,11 +174,11 @@ class TaskTrainer(SteppedModel):
             ValueError: a missing feature or task, a wrong shape, ids that are no integers, a task
                 without any label, infinite labels, negative sample weights.
         """
-        x, y, sample_weight = self._check_data(x, y, sample_weight)
+        x, y, sample_weight = self.checked_data(x, y, sample_weight)
         arrays.check_some_labels(self.tasks, "y", y)
         y_val = None
         if isinstance(validation_data, (list, tuple)):
-            x_val, y_val, *rest = self._check_data(*validation_data)
+            x_val, y_val, *rest = self.checked_data(*validation_data)
             arrays.check_some_labels(self.tasks, "validation_data", y_val)
             validation_data = (packing.pack(x_val), y_val, *rest)
         if class_weight is not None and isinstance(y, np.ndarray) and sample_weight is None:
@@ -214,7 +216,7 @@ class TaskTrainer(SteppedModel):
     ) -> Any:
         """Return losses and metrics, as `keras.Model.evaluate` does; data as in `fit`."""
         if not packing.packed(x):  # by fit, which has checked the data
-            x, y, sample_weight = self._check_data(x, y, sample_weight)
+            x, y, sample_weight = self.checked_data(x, y, sample_weight)
             arrays.check_some_labels(self.tasks, "y", y)
             self._mask_if_missing(x, y)
             x = packing.pack(x)
@@ -258,13 +260,13 @@ class TaskTrainer(SteppedModel):
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """Run one training step, as `keras.Model.train_on_batch` does; data as in `fit`."""
-        x, y, sample_weight = self._check_data(x, y, sample_weight)
+        x, y, sample_weight = self.checked_data(x, y, sample_weight)
         self._mask_if_missing(x, y)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
-        x, y, sample_weight = self._check_data(x, y, sample_weight)
+        x, y, sample_weight = self.checked_data(x, y, sample_weight)
         self._mask_if_missing(x, y)
         return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
@@ -309,7 +311,10 @@ class TaskTrainer(SteppedModel):
         update_metrics(compiled, self.tasks, y, y_pred, sample_weight)
         return self.get_metrics_result()
 
-    def _check_data(self, x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any, Any]:
+    def checked_data(
+        self, x: Any, y: Any = None, sample_weight: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """Return inputs, labels and weights, given as to `fit`, in the model's structure."""
         x = arrays.check_inputs(self.feature_columns, x)
         y = arrays.check_labels(self.tasks, y)
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None

@@ -254,11 +254,14 @@ def test_json_round_trip(encoder, tmp_path):
     assert os.listdir(tmp_path) == ["encoder.json"]
     loaded = TableEncoder.load(str(path))
     assert loaded.to_json() == encoder.to_json()
-    for name, vocabulary in encoder._vocabularies.items():
-        received = loaded._vocabularies[name].categories
-        assert received == vocabulary.categories
-        assert [type(v) for v in received] == [type(v) for v in vocabulary.categories], name
-    assert [type(v) for v in loaded._vocabularies["code"].categories] == [int, int, int]
+    categories, again = (
+        {name: column["categories"] for name, column in one.to_json()["categorical"]}
+        for one in (encoder, loaded)
+    )
+    for name, values in categories.items():
+        assert again[name] == values
+        assert [type(v) for v in again[name]] == [type(v) for v in values], name
+    assert [type(v) for v in again["code"]] == [int, int, int]
     expected = encoder.transform(frame())
     assert_encoded(loaded.transform(frame()), expected)
     assert [c[:3] for c in loaded.feature_columns] == [c[:3] for c in encoder.feature_columns]

@@ -26,7 +26,7 @@ def filled(columns, **kwargs):
 def unknown_rows(encoder):
     """Return each feature's unknown row: they end the tables, in column order."""
     rows = {}
-    for table, weight in zip(encoder._tables, encoder.weights, strict=True):
+    for table, weight in encoder.tables:
         values = f64(weight)[-len(table.columns) :]
         rows.update({c.name: row for c, row in zip(table.columns, values, strict=True)})
     return rows

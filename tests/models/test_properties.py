@@ -135,14 +135,14 @@ def filled(columns: list[Any]) -> Any:
 
 
 def tables(encoder: Any) -> list[np.ndarray]:
-    return [np.array(keras.ops.convert_to_numpy(weight)) for weight in encoder._weights]
+    return [np.array(keras.ops.convert_to_numpy(weight)) for _, weight in encoder.tables]
 
 
 def unknown_rows(encoder: Any) -> dict[str, tuple[int, int]]:
     """By feature: its table, and the place of its unknown row."""
     return {
         column.name: (i, table.vocabulary + k)
-        for i, table in enumerate(encoder._tables)
+        for i, (table, _) in enumerate(encoder.tables)
         for k, column in enumerate(table.columns)
     }
 
@@ -221,7 +221,7 @@ def hide(encoder: Any, x: dict[str, np.ndarray]) -> None:
         if not isinstance(column, DenseFeat) and not empty:
             table, row = unknown_rows(encoder)[column.name]
             changed[table][row] = values[table][row]
-    for weight, value in zip(encoder._weights, changed, strict=True):
+    for (_, weight), value in zip(encoder.tables, changed, strict=True):
         weight.assign(value)
 
 

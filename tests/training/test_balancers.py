@@ -86,7 +86,7 @@ def test_inner_products_are_those_of_the_gradients():
     model = build()
     model.compile("sgd", **toy.NO_XLA)
     x, y = toy.features(), toy.labels()
-    x, y, _ = model._check_data(x, y)
+    x, y, _ = model.checked_data(x, y)
     products = gradient_products(model)(x, y, None)
     regularisation = change(loss={}, joint_losses=[OrderPenalty("task_1", "task_2", 0)])[1]
     vectors = []

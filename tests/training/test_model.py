@@ -118,7 +118,7 @@ def test_the_training_step_is_traced_once() -> None:
 def test_variables_are_created_before_training_and_metrics_left_empty() -> None:
     model = _model()
     model.compile("adam", metrics=["mae"])
-    model._create_variables(*model._check_data(X, Y))
+    model.start_steps(model.checked_data(X, Y), batch_size=8, callbacks=None, by_steps=False)
     assert model.optimizer.built
     assert int(model.optimizer.iterations) == 0
     state = [np.asarray(v) for metric in model.metrics for v in metric.variables]
@@ -164,6 +164,18 @@ def test_who_is_compiled_by_xla(
     assert refused(lambda: model.fit(X, Y, batch_size=10, verbose=0)) == training_compiles
     assert refused(lambda: model.evaluate(X, Y, batch_size=10, verbose=0)) == evaluation_compiles
     assert refused(lambda: model.predict(X, batch_size=10, verbose=0)) == evaluation_compiles
+
+
+@pytest.mark.parametrize("given", [{}, {"jit_compile": False, "steps_per_execution": 3}])
+def test_what_is_chosen_by_itself_is_chosen_anew_after_loading(
+    given: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    model = _model()
+    model.compile("adam", **given)
+    model.save(tmp_path / "model.keras")
+    config = keras.models.load_model(tmp_path / "model.keras").get_compile_config()
+    expected = {"jit_compile": "auto", "steps_per_execution": "auto", **given}
+    assert {option: config[option] for option in expected} == expected
 
 
 @tensorflow_only
