@@ -12,6 +12,7 @@ import keras
 from mtl import balancing
 from mtl.optimizers import LazyOptimizer
 from mtl.training import pace, steps
+from mtl.training.whole import WholeSteps
 from mtl.training.xla import FullBatchesByXLA, pays_on_cpu
 
 _every_output: ContextVar[bool] = ContextVar("every_output", default=False)
@@ -32,7 +33,7 @@ def returns_every_output() -> bool:
     return _every_output.get()
 
 
-class SteppedModel(keras.Model):
+class SteppedModel(WholeSteps):
     """A Keras model with steps of its own: for balancers, lazy optimizers, XLA on TensorFlow.
 
     `compile` of a subclass ends with `prepare_steps`, and `fit` begins with `start_steps`.

@@ -14,6 +14,7 @@ from mtl.training.balancers import checked_balancer, with_end_of_epoch
 from mtl.training.objective import Objective, total, update_metrics
 from mtl.training.slices import predict_by_slices
 from mtl.training.stepped import SteppedModel
+from mtl.training.whole import whole_steps
 
 
 class TaskTrainer(SteppedModel):
@@ -133,6 +134,7 @@ class TaskTrainer(SteppedModel):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    @whole_steps
     def fit(
         self,
         x: Any = None,
@@ -205,6 +207,7 @@ class TaskTrainer(SteppedModel):
             **kwargs,
         )
 
+    @whole_steps
     def evaluate(
         self,
         x: Any = None,
@@ -224,6 +227,7 @@ class TaskTrainer(SteppedModel):
             x=x, y=y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs
         )
 
+    @whole_steps
     def predict(
         self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any
     ) -> Any:
@@ -256,6 +260,7 @@ class TaskTrainer(SteppedModel):
             outputs = super().predict(x, batch_size=size, verbose=verbose)
         return keras.tree.map_structure(lambda output: output[:rows], outputs)
 
+    @whole_steps
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
@@ -264,12 +269,14 @@ class TaskTrainer(SteppedModel):
         self._mask_if_missing(x, y)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
+    @whole_steps
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
         x, y, sample_weight = self.checked_data(x, y, sample_weight)
         self._mask_if_missing(x, y)
         return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
+    @whole_steps
     def predict_on_batch(self, x: Any) -> Any:
         """Predict one batch; inputs as in `fit`."""
         return super().predict_on_batch(arrays.check_inputs(self.feature_columns, x))

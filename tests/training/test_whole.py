@@ -1,0 +1,201 @@
+"""Whatever ends a call, and from however many threads: no weight is lost."""
+
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import toy
+
+X, Y = toy.features(48), toy.labels(rows=48)
+
+
+def batches(fail_at: int, error: type[BaseException] = OSError) -> Any:
+    """Batches of eight rows, of which reading one fails."""
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Any:
+            if index == fail_at:
+                raise error("disk")
+            rows = slice(8 * index, 8 * index + 8)
+            x = {k: np.reshape(v, (48, -1))[rows] for k, v in X.items()}
+            return x, tuple(v[rows, None] for v in Y)
+
+    return Batches()
+
+
+def _as_raised(error: type[BaseException]) -> Any:
+    """An error in data that TensorFlow reads comes as one of its own."""
+    if toy.BACKEND != "tensorflow":
+        return error
+    import tensorflow as tf
+
+    return (error, tf.errors.UnknownError)
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Raises at the n-th time that Keras comes by."""
+
+    def __init__(self, hook: str, n: int = 1) -> None:
+        super().__init__()
+        self.left = n
+        setattr(self, hook, self.count)
+
+    def count(self, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def model(**options: Any) -> Any:
+    model = toy.build("MMoE", dnn_dropout=0.2)
+    model.compile(keras.optimizers.Adam(0.05), metrics=["mae"], **{**toy.QUICK, **options})
+    return model
+
+
+def is_whole(model: Any, tmp_path: pathlib.Path) -> None:
+    """Assert that a model has all its weights, predicts, saves and trains."""
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    expected = model.predict(X, verbose=0)
+    model.save(tmp_path / "model.keras")
+    # Without the optimizer: where no step was done, it has no variables yet.
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    toy.same(loaded.predict(X, verbose=0), expected)
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
+
+
+def test_threads_predict_evaluate_and_train_in_turn() -> None:
+    one = model()
+    expected = one.predict(X, verbose=0)
+    calls = [
+        lambda: one.predict(X, verbose=0),
+        lambda: one.predict(X, verbose=0, batch_size=7, callbacks=[keras.callbacks.Callback()]),
+        lambda: one.predict_on_batch(X),
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(calls[i % 3]) for i in range(40)]
+        others = [pool.submit(one.evaluate, X, Y, verbose=0) for _ in range(4)]
+    for future in futures:
+        toy.same(future.result(), expected)
+    for other in others[1:]:
+        assert other.result() == pytest.approx(others[0].result(), rel=1e-5)
+    steps = one.steps_per_execution
+    with ThreadPoolExecutor(4) as pool:
+        fits = [pool.submit(one.fit, X, Y, batch_size=16, verbose=0) for _ in range(4)]
+    assert all(np.isfinite(fit.result().history["loss"]).all() for fit in fits)
+    assert int(one.optimizer.iterations) == 4 * 3
+    assert one.steps_per_execution in (steps, 32)
+
+
+@pytest.mark.parametrize("method", ["predict", "evaluate"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_interrupt_while_predicting_changes_nothing(
+    method: str, n: int, tmp_path: pathlib.Path
+) -> None:
+    one = model(steps_per_execution=1)
+    one.fit(X, Y, batch_size=16, verbose=0)
+    before, expected = one.get_weights(), one.predict(X, verbose=0)
+    hook = {"predict": "on_predict_batch_end", "evaluate": "on_test_batch_end"}[method]
+    data = (X,) if method == "predict" else (X, Y)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(one, method)(*data, batch_size=8, verbose=0, callbacks=[Interrupt(hook, n)])
+    toy.same(one.get_weights(), before, rtol=0, atol=0)
+    toy.same(one.predict(X, verbose=0), expected, rtol=0, atol=0)
+    is_whole(one, tmp_path)
+
+
+@pytest.mark.parametrize("fail_at", [0, 2])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("trained", [False, True])
+def test_data_that_fail_leave_the_last_whole_step(
+    fail_at: int, error: type[BaseException], trained: bool, tmp_path: pathlib.Path
+) -> None:
+    one, other = model(), model()
+    for each in (one, other):
+        if trained:
+            each.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
+    with pytest.raises(_as_raised(error)):
+        one.fit(batches(fail_at, error), shuffle=False, verbose=0)
+    for step in range(fail_at):
+        x, y = batches(9)[step]
+        other.train_on_batch(x, list(y))
+    if fail_at == 0:
+        toy.same(one.get_weights(), other.get_weights(), rtol=0, atol=0)
+    else:
+        toy.same(one.get_weights(), other.get_weights(), rtol=1e-4, atol=1e-5)
+    assert int(one.optimizer.iterations) == int(other.optimizer.iterations)
+    is_whole(one, tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lazy_adam"])
+@pytest.mark.filterwarnings("ignore:LazyAdam received the gradient of a whole")
+def test_an_interrupt_in_training_leaves_the_last_whole_step(
+    optimizer: str, tmp_path: pathlib.Path
+) -> None:
+    from mtl.optimizers import LazyAdam
+
+    def made(steps: int) -> Any:
+        chosen = keras.optimizers.Adam(0.05) if optimizer == "adam" else LazyAdam(0.05)
+        one = toy.build("MMoE", dnn_dropout=0.2)
+        one.compile(chosen, balancer="uncertainty", **toy.QUICK)
+        with pytest.raises(KeyboardInterrupt):
+            one.fit(
+                X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0,
+                callbacks=[Interrupt("on_train_batch_end", steps)],
+            )  # fmt: skip
+        return one
+
+    one = made(8)
+    assert int(one.optimizer.iterations) == 8
+    # The same steps, whole: the interrupt comes with the next epoch's begin.
+    other = toy.build("MMoE", dnn_dropout=0.2)
+    chosen = keras.optimizers.Adam(0.05) if optimizer == "adam" else LazyAdam(0.05)
+    other.compile(chosen, balancer="uncertainty", **toy.QUICK)
+    other.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    other.fit(
+        {k: v[:16] for k, v in X.items()},
+        [v[:16] for v in Y],
+        batch_size=8,
+        shuffle=False,
+        verbose=0,
+    )
+    toy.same(one.get_weights()[:4], other.get_weights()[:4], rtol=1e-4, atol=1e-5)
+    is_whole(one, tmp_path)
+
+
+def test_a_callback_that_catches_an_error_lets_training_go_on() -> None:
+    class Looks(keras.callbacks.Callback):
+        seen = 0
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            try:
+                self.model.predict(X, verbose=0, callbacks=[Interrupt("on_predict_batch_end")])
+            except KeyboardInterrupt:
+                self.seen += 1
+            assert all(np.isfinite(w).all() for w in self.model.get_weights())
+
+    one, other, looks = model(), model(), Looks()
+    options: dict[str, Any] = {"batch_size": 16, "epochs": 3, "shuffle": False, "verbose": 0}
+    one.fit(X, Y, callbacks=[looks], **options)
+    other.fit(X, Y, **options)
+    assert looks.seen == 3
+    toy.same(one.get_weights(), other.get_weights(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_error_in_a_validation_or_a_step_by_hand() -> None:
+    one = model()
+    one.fit(X, Y, batch_size=16, verbose=0)
+    with pytest.raises(_as_raised(OSError), match="disk"):
+        one.fit(X, Y, batch_size=16, validation_data=batches(1), verbose=0)
+    assert int(one.optimizer.iterations) == 6
+    assert all(np.isfinite(w).all() for w in one.get_weights())
+    with pytest.raises(_as_raised(OSError), match="disk"):
+        one.evaluate(batches(1), verbose=0)
+    with pytest.raises(_as_raised(OSError), match="disk"):
+        one.predict(batches(1), verbose=0)
+    assert np.isfinite(one.evaluate(X, Y, verbose=0)).all()
