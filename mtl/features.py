@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from mtl import checks
 from mtl.columns import DenseFeat, SparseFeat, VarLenSparseFeat, own
 from mtl.encodings import Encoding
+from mtl.seeds import Given
 
 __all__ = ["DenseFeat", "SparseFeat", "VarLenSparseFeat", "get_feature_names"]
 
@@ -235,7 +237,9 @@ def _dtype(name: str, dtype: Any) -> str:
 
 def _initializer(name: str, initializer: Any) -> Any:
     try:
-        return keras.initializers.get(initializer)
+        initializer = keras.initializers.get(initializer)
+        array = isinstance(initializer, keras.initializers.Constant) and np.ndim(initializer.value)
+        return Given(initializer.value) if array else initializer
     except ValueError as error:
         raise ValueError(
             f"`embeddings_initializer` of feature {name!r} should be a Keras initializer. "
@@ -283,9 +287,11 @@ def _to_json(column: Any) -> dict[str, Any]:
     if isinstance(column, VarLenSparseFeat):
         config["sparsefeat"] = _to_json(column.sparsefeat)
     elif isinstance(column, SparseFeat):
-        config["embeddings_initializer"] = keras.saving.serialize_keras_object(
-            column.embeddings_initializer
-        )
+        # Given values stay in memory, for copies of a layer; Keras writes what describes them.
+        if not isinstance(column.embeddings_initializer, Given):
+            config["embeddings_initializer"] = keras.saving.serialize_keras_object(
+                column.embeddings_initializer
+            )
     elif column.transform_fn is not None:
         config["transform_fn"] = keras.saving.serialize_keras_object(column.transform_fn)
     return config

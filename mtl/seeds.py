@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from typing import Any
 
@@ -69,6 +70,39 @@ class GlorotNormal(keras.initializers.GlorotNormal):
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """Return initial values."""
         return ops.convert_to_tensor(self.draw(shape), dtype)
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class Given(keras.initializers.Initializer):
+    """Initial values as they are given, which a configuration doesn't hold.
+
+    A saved model has them, trained, among its weights: written into its configuration, too, they
+    would be six times their size. Made from a configuration alone, it gives zeros.
+
+    Args:
+        values: array, or None.
+        digest: str. What tells the values of a configuration from others.
+    """
+
+    def __init__(self, values: Any = None, digest: str = "") -> None:
+        self.values = None if values is None else np.asarray(values, "float32")
+        self.digest = digest
+        if self.values is not None:
+            self.digest = hashlib.sha256(self.values.tobytes()).hexdigest()
+
+    def draw(self, shape: Any) -> np.ndarray:
+        """Return initial values as a numpy array."""
+        if self.values is None:
+            return np.zeros(shape, "float32")
+        return np.broadcast_to(self.values, shape)
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """Return initial values."""
+        return ops.convert_to_tensor(self.draw(shape), dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what tells the values from others."""
+        return {"digest": self.digest}
 
 
 def reseed(initializer: Any, seed: int | None) -> Any:

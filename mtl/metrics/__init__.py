@@ -16,10 +16,12 @@ from mtl.metrics.tasks import (
     labels_and_weights,
     scores_of,
 )
+from mtl.training.auc import StreamingAUC
 
 __all__ = [
     "HEADLINES",
     "Headline",
+    "StreamingAUC",
     "auc",
     "evaluate_tasks",
     "expected_calibration_error",

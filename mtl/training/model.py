@@ -129,6 +129,35 @@ class MultiTaskModel(TaskTrainer):
         """
         return [variable for variable, _ in shared_parts(self)]
 
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the model as a `.keras` file, as `keras.Model.save` does.
+
+        Args:
+            filepath: str or path, ending in ".keras".
+            overwrite: bool. Whether to replace a file without asking. Defaults to True.
+            **kwargs: `zipped` of `keras.Model.save`.
+
+        Raises:
+            ValueError: another kind of file, which would not load.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` should end with '.keras': the old format can't hold these layers, and "
+                f"the file would not load. Received: {str(filepath)!r}"
+            )
+        super().save(filepath, overwrite=overwrite, **kwargs)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: Keras would quantise the towers alone, and the saved model would not load.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "`quantize` should not be called on a MultiTaskModel: Keras has no quantisation of "
+            "embedding tables and stacked experts. Export the model, and quantise that."
+        )
+
     def export(
         self,
         filepath: Any,

@@ -9,6 +9,7 @@ import keras
 
 from mtl import checks
 from mtl.tasks import Task
+from mtl.training.auc import StreamingAUC
 
 
 def spread_losses(tasks: Sequence[Task], loss: Any) -> list[Any]:
@@ -72,7 +73,10 @@ def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:
         entries = _entries(tasks, argument, metrics)
     else:
         entries = [metrics] * len(tasks)
-    lists = [_own(checks.as_list(entry), index) for index, entry in enumerate(entries)]
+    lists = [
+        [_own(task, metric, index) for metric in checks.as_list(entry)]
+        for index, (task, entry) in enumerate(zip(tasks, entries, strict=True))
+    ]
     return lists if len(tasks) > 1 else lists[0]
 
 
@@ -137,9 +141,9 @@ def _entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def _own(metrics: list[Any], index: int) -> list[Any]:
-    """Copy metric objects for every task but the first."""
-    return [
-        type(m).from_config(m.get_config()) if index and isinstance(m, keras.metrics.Metric) else m
-        for m in metrics
-    ]
+def _own(task: Task, metric: Any, index: int) -> Any:
+    """Return a task's own metric: a copy for every task but the first, and our AUC by its name."""
+    if isinstance(metric, str) and metric.lower() == "auc" and task.type == "binary":
+        return StreamingAUC(name=metric)
+    copied = index and isinstance(metric, keras.metrics.Metric)
+    return type(metric).from_config(metric.get_config()) if copied else metric

@@ -57,7 +57,8 @@ class TaskTrainer(SteppedModel):
             loss_weights: list of float in task order, or a dict by task name. Defaults to None.
             metrics: one metric, or a list of metrics, for every task; or a list with one entry
                 per task; or a dict by task name. `"default"` gives each task the metric of its
-                type: AUC, mean absolute error, or accuracy. Defaults to None.
+                type: AUC, mean absolute error, or accuracy. "AUC", of a binary task, is
+                `mtl.metrics.StreamingAUC`, which sees rare events. Defaults to None.
             weighted_metrics: as `metrics`, for metrics that see the sample weights.
             run_eagerly: bool. Whether to run without compiling. Defaults to False.
             steps_per_execution: int or `"auto"`. Batches per call of the compiled function. Keras'
