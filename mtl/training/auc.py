@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
-_BINS = 2**14
+_BINS = 2**15
 _REACH = 16.0  # logits beyond are those of probabilities that float32 hardly tells from 0 and 1
+_SCALE = 8.0  # bins are even in asinh(8 · logit): finest where untrained models predict
 
 
 @keras.saving.register_keras_serializable(package="mtl")
 class StreamingAUC(keras.metrics.Metric):
     """The area under the ROC curve of a binary task, whatever the rate of its positives.
 
-    It counts positives and negatives by the logit of their prediction, in 16,384 bins from -16 to
-    16: predictions whose logits are within 0.002 of each other may count as equal, as half a
-    pair won. `keras.metrics.AUC` has 200 bins of probability, so that all predictions below 0.005
-    are equal to it. Against the exact AUC of smooth predictions its error is below 1e-4 for rates
-    from 0.5 to 1e-4, where Keras' is up to 0.25.
+    It counts positives and negatives by the logit of their prediction, in 32,768 bins from -16 to
+    16: predictions may count as equal, as half a pair won, whose logits are within 0.00005 of each
+    other near probabilities of a half, and within 0.003 near one of 0.0003. (All below 0.005 are
+    equal to `keras.metrics.AUC`, which has 200 bins of probability.) Against the exact AUC of
+    smooth predictions its error is below 1e-4 for rates from 0.5 to 1e-4.
 
     `compile(metrics="default")`, and "AUC" by name, mean this metric for binary tasks.
 
@@ -52,8 +54,9 @@ class StreamingAUC(keras.metrics.Metric):
             weight = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
         p = ops.clip(p, 1e-7, 1 - 2.0**-24)
         logits = ops.log(p) - ops.log1p(-p)
-        places = ops.cast((logits + _REACH) * (_BINS / (2 * _REACH)), "int32")
-        places = ops.clip(places, 0, _BINS - 1)
+        end = math.asinh(_SCALE * _REACH)
+        places = (ops.arcsinh(_SCALE * logits) / end + 1) * (_BINS / 2)
+        places = ops.clip(ops.cast(places, "int32"), 0, _BINS - 1)
         for variable, counted in (
             (self._positives, weight * y),
             (self._negatives, weight * (1 - y)),

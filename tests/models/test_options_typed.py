@@ -120,14 +120,14 @@ def test_errors_come_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_docstrings_may_be_stripped() -> None:
-    code = "from mtl.models import MMoE; print(bool(MMoE.__doc__))"
-    environment = {**os.environ, "KERAS_BACKEND": toy.BACKEND}
-    result = subprocess.run(
-        [sys.executable, "-OO", "-W", "ignore", "-c", code],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.stdout.split()[-1] == "False"
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-OO", "-W", "ignore", "-c", code]
+        environment = {**os.environ, "KERAS_BACKEND": toy.BACKEND}
+        return subprocess.run(
+            command, env=environment, check=False, capture_output=True, text=True, timeout=300
+        )
+
+    result = run("from mtl.models import MMoE; print(bool(MMoE.__doc__))")
+    if result.returncode and run("import keras").returncode:
+        pytest.skip("without docstrings Keras itself, or what it needs, doesn't import")
+    assert result.stdout.split()[-1:] == ["False"], result.stderr

@@ -26,7 +26,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning"),
 ]
 _NONE = pytest.param("", marks=pytest.mark.skip(reason="no serving format of torch is supported"))
-exported_here = pytest.mark.parametrize("format", FORMATS.get(toy.BACKEND, [_NONE]))
+_OLD = importlib.util.find_spec("keras.src.export.litert") is None
+_LITERT = pytest.mark.skipif(_OLD, reason=f"Keras {keras.__version__} exports no LiteRT")
+exported_here = pytest.mark.parametrize(
+    "format",
+    [
+        pytest.param(format, marks=_LITERT if format == "litert" else [])
+        for format in FORMATS.get(toy.BACKEND, [])
+    ]
+    or [_NONE],
+)
 tensorflow_only = pytest.mark.skipif(
     toy.BACKEND != "tensorflow", reason="exported on TensorFlow only"
 )

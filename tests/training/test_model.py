@@ -171,7 +171,8 @@ def test_what_is_chosen_by_itself_is_chosen_anew_after_loading(
     given: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     model = _model()
-    model.compile("adam", **given)
+    model.compile("sgd", **given)
+    model.fit(X, Y, batch_size=10, verbose=0)
     model.save(tmp_path / "model.keras")
     config = keras.models.load_model(tmp_path / "model.keras").get_compile_config()
     expected = {"jit_compile": "auto", "steps_per_execution": "auto", **given}

@@ -31,10 +31,15 @@ def test_files_of_the_old_format_are_refused(name: str, tmp_path: pathlib.Path) 
         ):
             model.save(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_the_old_format_is_refused(tmp_path: pathlib.Path) -> None:
+    model = toy.build("MMoE")
     model.compile("sgd", **toy.QUICK)
-    checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / name))
+    checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "m.h5"))
     with pytest.raises(ValueError, match=r"should end with '.keras'"):
         model.fit(toy.features(), toy.labels(), verbose=0, callbacks=[checkpoint])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_quantisation_is_refused() -> None:
