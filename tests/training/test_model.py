@@ -166,7 +166,7 @@ def test_who_is_compiled_by_xla(
     assert refused(lambda: model.predict(X, batch_size=10, verbose=0)) == evaluation_compiles
 
 
-@pytest.mark.parametrize("given", [{}, {"jit_compile": False, "steps_per_execution": 3}])
+@pytest.mark.parametrize("given", [{}, {"jit_compile": False, "steps_per_execution": 1}])
 def test_what_is_chosen_by_itself_is_chosen_anew_after_loading(
     given: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
