@@ -102,6 +102,12 @@ def floats(name: str, value: Any) -> list[float]:
 
 def activation(name: str, value: Any) -> Any:
     """Return `value`, or raise if Keras knows no such activation."""
+    if isinstance(value, keras.layers.Layer):
+        # One layer in many places would share its weights, and its model would not load.
+        raise ValueError(
+            f"`{name}` should be a name such as 'relu', or a function without weights. "
+            f"Received: the layer {type(value).__name__}"
+        )
     try:
         keras.activations.get(value)
     except ValueError as error:

@@ -28,7 +28,8 @@ class Balancer(keras.layers.Layer):
     compares_losses = False
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # Losses are weighed in float32 whatever the policy.
+        super().__init__(**{**kwargs, "dtype": "float32"})
         self.tasks: tuple[Task, ...] = ()
 
     def start(self, tasks: Sequence[Task]) -> None:

@@ -223,9 +223,14 @@ def total(losses: Sequence[Any], rest: Sequence[Any], balancer: Any = None) -> A
     apart = _apart.get()
     if balancer is None and apart is None:
         terms = [*losses, *rest]
-        return terms[0] if len(terms) == 1 else ops.sum(terms)
+        if len(terms) == 1:
+            return terms[0]
+        # Losses are of predictions, in float32; regularisation is of the policy's dtype.
+        dtypes = {keras.backend.standardize_dtype(term.dtype) for term in terms}
+        wide = keras.backend.result_type("float32", *dtypes)
+        return ops.sum(ops.stack([ops.cast(term, wide) for term in terms]))
     stacked = ops.stack([ops.cast(loss, "float32") for loss in losses])
-    remainder = ops.sum([*rest, ops.zeros(())]) if rest else ops.zeros(())
+    remainder = sum((ops.cast(term, "float32") for term in rest), ops.zeros((), "float32"))
     if apart is not None:
         apart.append((losses, stacked, remainder))
     if balancer is None:

@@ -42,6 +42,13 @@ def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> list[float]
         entries = _entries(tasks, "loss_weights", loss_weights)
     else:
         entries = [loss_weights] * len(tasks)
+    for task, weight in zip(tasks, entries, strict=True):
+        if isinstance(weight, keras.Variable):
+            raise TypeError(
+                f"`loss_weights` of task {task.name!r} should be a number, for a variable would be "
+                "read once: compile again to change it, or balance the tasks (mtl.balancing). "
+                f"Received: {weight!r}"
+            )
     return [1.0 if weight is None else float(weight) for weight in entries]
 
 

@@ -33,6 +33,13 @@ def returns_every_output() -> bool:
     return _every_output.get()
 
 
+class _Made:
+    """Compiled functions by whether they mask missing labels; Keras would track a plain dict."""
+
+    def __init__(self) -> None:
+        self.functions: dict[bool, tuple[Any, Any, Any]] = {}
+
+
 class SteppedModel(WholeSteps):
     """A Keras model with steps of its own: for balancers, lazy optimizers, XLA on TensorFlow.
 
@@ -46,6 +53,12 @@ class SteppedModel(WholeSteps):
     _step: Any = None
     _has_step_variables = False
     _auto_steps = False
+    train_function: Any
+    test_function: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._made = _Made()
 
     @property
     def lazy(self) -> bool:
@@ -59,6 +72,17 @@ class SteppedModel(WholeSteps):
             return 1
         return int(self.distribute_strategy.num_replicas_in_sync)
 
+    @property
+    def _under_strategy(self) -> bool:
+        if keras.backend.backend() != "tensorflow":
+            return False
+        import tensorflow as tf
+
+        # A model made in a strategy's scope keeps the strategy; the default one is made by nobody.
+        return self.distribute_strategy is not tf.distribute.get_strategy() or (
+            tf.distribute.has_strategy()
+        )
+
     def prepare_steps(self, auto_steps: bool, auto_jit: bool) -> None:
         """Choose how steps are compiled.
 
@@ -68,6 +92,7 @@ class SteppedModel(WholeSteps):
         """
         self._auto_steps = auto_steps
         self._has_step_variables = False
+        self._made.functions.clear()
         self._step = None
         self._full_batches_by_xla = auto_jit and not self.run_eagerly and pays_on_cpu(self)
         for variable in self.trainable_variables:
@@ -75,10 +100,16 @@ class SteppedModel(WholeSteps):
         if self.lazy:  # its variables are needed when the step is traced
             self.optimizer.build(self.trainable_variables)
 
-    def forget_steps(self) -> None:
-        """Have the compiled functions made anew."""
-        self._step = None
-        self.train_function = self.test_function = None
+    def switch_functions(self, masked: bool) -> None:
+        """Take the compiled functions for data with, or without, missing labels.
+
+        Each is made once: data may come in chunks of which some have missing labels.
+        """
+        functions = (self._step, self.train_function, self.test_function)
+        self._made.functions[not masked] = functions
+        nothing = (None, None, None)
+        restored = self._made.functions.get(masked, nothing)
+        self._step, self.train_function, self.test_function = restored
 
     def start_steps(
         self, data: tuple[Any, Any, Any], batch_size: int | None, callbacks: Any, by_steps: bool
@@ -124,11 +155,15 @@ class SteppedModel(WholeSteps):
         if not self._auto_steps:
             return
         plain = isinstance(x, dict) and not by_steps and not self.run_eagerly
-        number = pace.steps_at_once(self, batch_size, callbacks) if plain else 1
+        # Under a strategy Keras runs several steps on data that it has not handed on.
+        number = 1
+        if plain and not self._under_strategy:
+            number = pace.steps_at_once(self, batch_size, callbacks)
         if number != self.steps_per_execution:
             self.steps_per_execution = number
             if keras.backend.backend() == "tensorflow":  # whose functions hold the number
                 self.train_function = self.test_function = None
+                self._made.functions.clear()
 
     @contextlib.contextmanager
     def steps_of(self, number: int) -> Iterator[None]:
@@ -149,13 +184,27 @@ class SteppedModel(WholeSteps):
         """Make the function that trains on a batch."""
         if self._full_batches_by_xla and (force or self._step is None):
             self._step = FullBatchesByXLA(self._one_step)
-        with self.steps_of(self._steps_in_functions):
+        with self.steps_of(self._steps_in_functions), self._own_function("train_step"):
             return super().make_train_function(force)
 
     def make_test_function(self, force: bool = False) -> Any:
         """Make the function that evaluates a batch."""
-        with self.steps_of(self._steps_in_functions):
+        with self.steps_of(self._steps_in_functions), self._own_function("test_step"):
             return super().make_test_function(force)
+
+    @contextlib.contextmanager
+    def _own_function(self, name: str) -> Iterator[None]:
+        """Let Keras compile a method as a function of its own.
+
+        JAX knows what it has traced by the function, and every time a method is taken from the
+        model it is equal to the last: one trace would serve data with and without missing labels.
+        """
+        method = getattr(self, name)
+        object.__setattr__(self, name, lambda *args: method(*args))
+        try:
+            yield
+        finally:
+            object.__delattr__(self, name)
 
     def train_step(self, *args: Any) -> Any:
         """Run one training step; Keras' trainers call it, each with its own arguments."""

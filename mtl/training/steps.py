@@ -344,7 +344,8 @@ def _balanced(model: Any, terms: Terms) -> list[Any]:
     extra = ops.unstack(coefficients - weights, len(by_task))
     for n, (position, _) in enumerate(shared):
         gradients[position] += sum(
-            factor * task[n] for factor, task in zip(extra, by_task, strict=True)
+            ops.cast(factor, task[n].dtype) * task[n]
+            for factor, task in zip(extra, by_task, strict=True)
         )
     return gradients
 

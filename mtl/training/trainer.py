@@ -25,6 +25,22 @@ class TaskTrainer(SteppedModel):
     _missing_labels = True  # unless the data are known to have none
 
     @property
+    def metrics_names(self) -> list[str]:
+        """What a list of `evaluate` holds: the losses, then the metrics, each in task order."""
+        if not self.compiled:
+            return []
+        # In the order of Keras' metrics, where its containers come before the tasks' losses.
+        names = list(self.get_metrics_result())
+        losses = ["loss", *(mean.name for mean in internals.objective_of(self).metrics)]
+        return [*losses, *(name for name in names if name not in losses)]
+
+    def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
+        """Return logs as a list; Keras would sort what it doesn't know by name."""
+        known = [name for name in self.metrics_names if name in logs]
+        values = [logs[name] for name in [*known, *sorted(logs.keys() - set(known))]]
+        return values if len(values) > 1 else values[0]
+
+    @property
     def feature_columns(self) -> list[Any]:
         """The feature columns whose inputs `fit` takes."""
         raise NotImplementedError
@@ -334,7 +350,7 @@ class TaskTrainer(SteppedModel):
         """Put the mask of missing labels into the compiled functions, or leave it out."""
         if missing != self._missing_labels:
             self._missing_labels = missing
-            self.forget_steps()
+            self.switch_functions(masked=missing)
 
     def _mask_if_missing(self, x: Any, y: Any) -> None:
         """Mask from now on if labels are missing, or may be: those of a data set aren't seen."""

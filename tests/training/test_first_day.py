@@ -1,0 +1,118 @@
+"""Faults that users met on their first day, each by the input that showed it."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import toy
+
+from mtl.features import DenseFeat, SparseFeat
+from mtl.models import MMoE, SharedBottom
+
+tensorflow_only = pytest.mark.skipif(toy.BACKEND != "tensorflow", reason="strategies of TensorFlow")
+X, Y = toy.features(), toy.labels()
+
+
+def test_chunks_with_and_without_missing_labels_are_compiled_once_each() -> None:
+    traced = []
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        traced.append(y_pred)
+        return keras.losses.binary_crossentropy(y_true, y_pred)
+
+    model = toy.build("SharedBottom")
+    model.compile("sgd", loss=[loss, "mse"], jit_compile=toy.BACKEND == "jax")
+    gaps = [np.where(np.arange(24) % 2, y, np.nan).astype("float32") for y in Y]
+    for y in (Y, gaps):
+        model.fit(X, y, batch_size=8, verbose=0)
+        model.evaluate(X, y, batch_size=8, verbose=0)
+    count = len(traced)
+    for y in (Y, gaps, Y, gaps):
+        assert np.isfinite(model.fit(X, y, batch_size=8, verbose=0).history["loss"]).all()
+        assert np.isfinite(model.evaluate(X, y, batch_size=8, verbose=0)).all()
+    assert len(traced) == count or toy.BACKEND == "torch"  # which runs it each time
+    # What is compiled anew is made anew.
+    model.compile("sgd", loss=["mse", "mse"], jit_compile=toy.BACKEND == "jax")
+    model.fit(X, gaps, batch_size=8, verbose=0)
+    assert len(traced) == count or toy.BACKEND == "torch"
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float64", "mixed_bfloat16"])
+@pytest.mark.parametrize("balancer", [None, "uncertainty", "pcgrad"])
+def test_every_policy_trains_with_default_arguments(
+    policy: str, balancer: Any, request: pytest.FixtureRequest
+) -> None:
+    if policy == "float64" and toy.BACKEND == "jax":
+        pytest.skip("JAX has no float64 unless told so when it starts")
+    request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
+    keras.config.set_dtype_policy(policy)
+    model = toy.build("MMoE", l2_reg_dnn=1e-4)
+    model.compile("adam", balancer=balancer, **toy.QUICK)
+    losses = model.fit(X, Y, batch_size=8, epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    assert np.isfinite(model.evaluate(X, Y, verbose=0)).all()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_floatx_may_be_float64(compiled: bool, request: pytest.FixtureRequest) -> None:
+    if toy.BACKEND == "jax":
+        pytest.skip("JAX has no float64 unless told so when it starts")
+    policy = keras.config.dtype_policy()
+    request.addfinalizer(lambda: keras.config.set_dtype_policy(policy))
+    request.addfinalizer(lambda: keras.config.set_floatx("float32"))
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    model = toy.build("PLE")
+    model.compile("adam", metrics="default", **({} if compiled else toy.QUICK))
+    assert np.isfinite(model.fit(X, Y, batch_size=8, verbose=0).history["loss"]).all()
+
+
+@tensorflow_only
+def test_a_strategy_runs_one_step_per_call() -> None:
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+    with strategy.scope():
+        model = toy.build("SharedBottom")
+        model.compile("sgd", jit_compile=False)
+    history = model.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
+    assert model.steps_per_execution == 1
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(model.evaluate(X, Y, batch_size=8, verbose=0)).all()
+    assert [len(p) for p in model.predict(X, verbose=0)] == [24, 24]
+
+
+@pytest.mark.parametrize("names", [["zeta", "alpha"], ["click", "click_long"], ["b", "a_loss"]])
+def test_lists_of_metrics_are_in_task_order(names: list[str]) -> None:
+    model = toy.randomize(toy.build("MMoE", task_names=names))
+    model.compile("sgd", metrics=[["mae", "mse"]] * 2, weighted_metrics=["mape"], **toy.QUICK)
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    listed = model.evaluate(X, Y, verbose=0)
+    first, second = names
+    kinds = ("mae", "mse", "mape")
+    expected = ["loss", f"{first}_loss", f"{second}_loss"]
+    plain = [f"{name}_{kind}" for name in names for kind in kinds[:2]]
+    weighted = [f"{name}_mape" for name in names]
+    assert model.metrics_names == [*expected, *plain, *weighted]
+    assert listed == pytest.approx([logs[name] for name in model.metrics_names], rel=1e-6)
+    assert model.test_on_batch(X, Y) == pytest.approx(listed, rel=1e-5)
+    one = toy.build("MMoE", 1)
+    one.compile("sgd", **toy.QUICK)
+    assert np.isscalar(one.evaluate(X, Y[0], verbose=0))
+
+
+def test_weights_of_losses_that_are_variables_are_refused() -> None:
+    model = toy.build("MMoE")
+    variable = keras.Variable(0.5, trainable=False)
+    for weights in ([variable, 1.0], {"task_2": variable}):
+        with pytest.raises(TypeError, match=r"`loss_weights` of task 'task_.' should be a number"):
+            model.compile("sgd", loss_weights=weights)
+
+
+@pytest.mark.parametrize("activation", [keras.layers.PReLU(), "dice"])
+def test_activations_with_weights_are_refused_early(activation: Any) -> None:
+    columns = [SparseFeat("u", 10, 4), DenseFeat("p")]
+    for factory in (MMoE, SharedBottom):
+        with pytest.raises(ValueError, match="`dnn_activation` should be a"):
+            factory(columns, num_tasks=2, dnn_activation=activation)
