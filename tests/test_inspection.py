@@ -34,7 +34,7 @@ def test_gates_of_mmoe():
     assert list(weights) == [(1, "buy it"), (1, "rate")]
     for k, table in enumerate(weights.values()):
         assert list(table) == ["expert 1", "expert 2", "expert 3"]
-        toy.same([table], [ref.gate(w, f"gate_{k}", v, 0.5)])
+        toy.same([table], [ref.gate(w, f"gate_{model.output_names[k]}", v, 0.5)])
 
 
 def test_gate_of_moe_is_shared_unless_there_is_one_task():

@@ -128,7 +128,7 @@ def from_deepctr(model: Any, feature_columns: Iterable[Any]) -> MultiTaskModel:
             experts, gates = extraction.experts, extraction.gates
         else:
             experts = _layer(target, Experts, "experts")
-            gates = [_layer(target, Gate, f"gate_{k}") for k in range(len(names))]
+            gates = [_layer(target, Gate, f"gate_{task.output_name}") for task in target.tasks]
         experts.set_weights(read.experts(level.experts))
         for gate, logit in zip(gates, level.gates, strict=True):
             gate.set_weights(read.dense(logit))
@@ -303,7 +303,7 @@ def _set_embeddings(target: Any, columns: list[Any], parts: dict[str, _Part]) ->
 def _layer(target: Any, kind: Any, name: str) -> Any:
     """Return our layer of that name; factories append "_" to what inputs and tasks are named."""
     found = (layer for layer in target.layers if isinstance(layer, kind))
-    return next(layer for layer in found if layer.name.rstrip("_") == name)
+    return next(layer for layer in found if layer.name.rstrip("_") == name.rstrip("_"))
 
 
 def _kind(tensor: Any) -> str:

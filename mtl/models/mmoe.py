@@ -65,6 +65,6 @@ def MMoE(
     experts = Experts(num_experts, expert_dnn_units, subsets=groups, **net.layer("experts"))
     e, z = experts(x), []
     for k in range(len(net.tasks)):
-        gate = Gate(experts.num_experts, gate_dnn_units, gate_temperature, **net.layer(f"gate_{k}"))
+        gate = Gate(experts.num_experts, gate_dnn_units, gate_temperature, **net.layer("gate", k))
         z.append(mix(e, gate(x)))
     return net.model(net.towers(z))

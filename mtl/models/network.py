@@ -73,9 +73,17 @@ class Network:
             name += "_"
         return name
 
-    def layer(self, name: str) -> dict[str, Any]:
-        """Return name, seed and DNN options of one layer; its seed follows from its name."""
-        return {"name": self.layer_name(name), "seed": self.seed(name), **self._dnn}
+    def layer(self, name: str, k: int | None = None) -> dict[str, Any]:
+        """Return name, seed and DNN options of one layer.
+
+        Args:
+            name: str. Its name, from which its seed follows.
+            k: int or None. Index of the task that the layer serves: its name, which comes after
+                the layer's, says so. Defaults to None.
+        """
+        seed = self.seed(name if k is None else f"{name}_{k}")
+        shown = name if k is None else f"{name}_{self.tasks[k].output_name}"
+        return {"name": self.layer_name(shown), "seed": seed, **self._dnn}
 
     def seed(self, name: str) -> int | None:
         """Return the seed of what has that name."""
@@ -140,7 +148,7 @@ class Network:
         }
         if hidden is not None:
             own = {"name": self.layer_name(hidden), "task_name": hidden, "hidden": True}
-        return Tower(self.tower_units[k], **{**self.layer(f"tower_{k}"), **own})(z)
+        return Tower(self.tower_units[k], **{**self.layer("tower", k), **own})(z)
 
     def towers(self, z: Sequence[Any]) -> list[Any]:
         """Return the predictions of all tasks, from a tensor `(B, H)` for each."""

@@ -10,6 +10,7 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Annotated, Any, TypedDict, TypeVar, get_origin, get_type_hints
 
+import keras
 from typing_extensions import Unpack
 
 from mtl import checks
@@ -63,7 +64,7 @@ class Options(TypedDict, total=False):
         embedding_dropout: float in [0, 1). Dropout of the encoded features. Defaults to 0.
         dnn_activation: str or function. Activation of every DNN. Defaults to "relu".
         dnn_use_bn: bool. Batch normalisation in every DNN. Defaults to False.
-        name: str or None. Name of the model.
+        name: str or None. Name of the model. Defaults to one like "mmoe" or "mmoe_1".
     """
 
     num_tasks: int | None
@@ -167,6 +168,8 @@ def model(
                     raise TypeError(_unexpected(factory.__name__, key, list(known)))
             values = {**known, **given}
             values |= {key: check[key](key, values[key]) for key in values if key in check}
+            if values["name"] is None:
+                values["name"] = _name_like(factory)
             return factory(dnn_feature_columns, **values)
 
         shown: Any = build
@@ -182,6 +185,13 @@ def model(
 
 def _is_checked(hint: Any) -> bool:
     return get_origin(hint) is Annotated
+
+
+def _name_like(factory: Callable[..., Any]) -> str:
+    """Return the name of a factory's file, with a number if a model has it already."""
+    name = factory.__module__.rsplit(".", 1)[-1]
+    number = keras.backend.get_uid(name)
+    return name if number == 1 else f"{name}_{number - 1}"
 
 
 def _unexpected(factory: str, key: str, known: list[str]) -> str:

@@ -199,7 +199,15 @@ def test_the_order_of_the_columns_is_read_from_the_model() -> None:
 
 @pytest.mark.parametrize("factory", [SharedBottom, MMOE, PLE, ESMM])
 def test_inputs_may_be_named_like_our_layers(factory: Any) -> None:
-    names = ["encoder", "bottom", "experts", "gate_0", "gate_1", "extraction_1", "cvr"]
+    names = [
+        "encoder",
+        "bottom",
+        "experts",
+        "gate_gate_0_",
+        "gate_click_rate",
+        "extraction_1",
+        "cvr",
+    ]
     columns = [DenseFeat(name) for name in names]
     x = {name: X["price"][:, :1] * (1 + i) for i, name in enumerate(names)}
     old = _random(_build(factory, columns, task_names=("gate_0_", "click rate")), x)

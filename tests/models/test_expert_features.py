@@ -38,7 +38,7 @@ def test_mixtures_follow_the_equation(name: str, gate_units: list[int] | None) -
     x, w = toy.features(), full_width(ref.weights(model), "experts", [3])
     v = ref.encode(model, x)
     e = ref.experts(w, "experts", [v] * 6)
-    gates = ["gate", "gate"] if name == "MoE" else ["gate_0", "gate_1"]
+    gates = ["gate", "gate"] if name == "MoE" else ["gate_task_1", "gate_task_2"]
     z = [ref.mix(e, ref.gate(w, gate, v, 0.5)) for gate in gates]
     expected = [ref.tower(w, f"task_{k + 1}", z[k]) for k in (0, 1)]
     toy.same(toy.outputs(model, x), expected, atol=1e-5, rtol=1e-5)

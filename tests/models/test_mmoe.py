@@ -23,7 +23,7 @@ def test_predictions_follow_the_equation(
     x, w = toy.features(), ref.weights(model)
     v = ref.encode(model, x)
     e = ref.experts(w, "experts", [v] * 3)
-    z = [ref.mix(e, ref.gate(w, f"gate_{k}", v, temperature)) for k in range(tasks)]
+    z = [ref.mix(e, ref.gate(w, f"gate_task_{k + 1}", v, temperature)) for k in range(tasks)]
     expected = [ref.tower(w, f"task_{k + 1}", z[k]) for k in range(tasks)]
     toy.same(toy.outputs(model, x), expected, atol=1e-5, rtol=1e-5)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 import toy
 
@@ -131,3 +132,16 @@ def test_docstrings_may_be_stripped() -> None:
     if result.returncode and run("import keras").returncode:
         pytest.skip("without docstrings Keras itself, or what it needs, doesn't import")
     assert result.stdout.split()[-1:] == ["False"], result.stderr
+
+
+def test_models_and_layers_are_named_for_readers() -> None:
+    options = {"task_names": ["click it", "buy"], "expert_dnn_units": [4]}
+    one, two = MMoE(toy.columns(), **options), MMoE(toy.columns(), **options)
+    assert one.name.startswith("mmoe")
+    assert two.name.startswith("mmoe_")
+    assert one.name != two.name
+    assert MMoE(toy.columns(), name="mine", **options).name == "mine"
+    names = {layer.name for layer in one.layers}
+    assert {"encoder", "experts", "gate_click_it", "gate_buy", "click_it", "buy"} <= names
+    both = keras.Model(one.input, [*one(one.input), *two(one.input)])
+    assert len(both.outputs) == 4
