@@ -160,7 +160,7 @@ def test_command_compares_resumes_and_reports(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "0 of 5 runs are done" in output
     assert "[5/5, " in output
-    assert "negative transfer" in output
+    assert "against single-task" in output
     names = ["funnel-2000.jsonl", "funnel-2000.md", "funnel-2000.png"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     table = (tmp_path / "out" / "funnel-2000.md").read_text()
