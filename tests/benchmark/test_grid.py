@@ -174,7 +174,13 @@ def test_command_compares_resumes_and_reports(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"encoder": {"bins": 96}}, {"backend": "jax"}, {"recipe": {"sizes": {}}}]
+    "changes",
+    [
+        {"encoder": {"bins": 96}},
+        {"backend": "jax"},
+        {"recipe": {"sizes": {}}},
+        {"label_scale": {"a": 2.0}},
+    ],
 )
 def test_a_report_shows_what_made_the_newest_results_only(changes):
     old = {"model": "MMoE", "seed": 0, "balancer": None, "recipe": {}, "backend": "tensorflow"}
