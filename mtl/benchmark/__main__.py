@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(given)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"mtl.benchmark: error: {error}")
 
 

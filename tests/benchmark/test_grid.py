@@ -16,6 +16,7 @@ from mtl.benchmark.__main__ import _latest, main
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.benchmark.runs import build, train
 from mtl.benchmark.tune import FIRST, first_of, open_storage, space
+from mtl.data import adult
 from mtl.models.options import Widths
 from mtl.training.pace import count_parameters
 
@@ -171,6 +172,17 @@ def test_command_compares_resumes_and_reports(tmp_path, capsys):
     (tmp_path / "out" / "funnel-2000.md").unlink()
     main(["report", str(tmp_path / "out" / "funnel-2000.jsonl")])
     assert (tmp_path / "out" / "funnel-2000.md").read_text() == table
+
+
+def test_a_command_without_network_ends_in_one_line(tmp_path, monkeypatch):
+    def load_files(*arguments):
+        raise OSError("Could not download 'adult.data'")
+
+    monkeypatch.setattr(adult, "load_files", load_files)
+    with pytest.raises(
+        SystemExit, match=r"^mtl.benchmark: error: Could not download 'adult.data'$"
+    ):
+        main(["adult", "--output", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
