@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from mtl import inspection, models
 from mtl.inspection.gates import GateProbe
+from mtl.inspection.transfer import interval
 from mtl.layers import Gate
 from mtl.tasks import resolve_tasks
 from mtl.training import steps
@@ -407,9 +408,22 @@ def test_negative_transfer_is_a_paired_interval_over_seeds():
     np.testing.assert_allclose(table["ci_low"], low)
     np.testing.assert_allclose(table["ci_high"], high)
     assert list(table["negative"]) == list(high < 0)
+    told = np.where(high < 0, "worse", np.where(low > 0, "better", "unclear"))
+    assert list(table["verdict"]) == list(told)
     assert list(table["seeds"]) == [3] * 4
     # Ten by four are forty by one.
     assert list(table["parameters_single"]) == list(table["parameters_multi"]) == [40] * 4
+
+
+def test_two_seeds_are_too_few_to_find_that_nothing_is_worse():
+    verdicts = transfer(seeds=(0, 5))["verdict"]
+    assert set(verdicts) <= {"worse", "better", "too few seeds"}
+    assert "too few seeds" in set(verdicts)
+    assert interval([-0.1, -0.2]).verdict == "too few seeds"
+    assert interval([-0.1]).verdict == "too few seeds"
+    assert math.isnan(interval([-0.1]).low)
+    assert interval([-0.1, -0.1001]).verdict == "worse"
+    assert interval([-0.1, -0.1, 0.3]).verdict == "unclear"
 
 
 def test_negative_transfer_hands_each_model_its_part():

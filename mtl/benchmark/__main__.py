@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(given)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"mtl.benchmark: error: {error}")
 
 
@@ -281,7 +281,7 @@ def _latest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what made each row's newest result alone: a file keeps what earlier recipes made."""
 
     def made_by(record: dict[str, Any]) -> list[Any]:
-        return [record.get(key) for key in ("recipe", "backend", *_NOT_IN_STEM)]
+        return [record.get(key) for key in ("recipe", "backend", "label_scale", *_NOT_IN_STEM)]
 
     newest = {report.row_of(record): made_by(record) for record in records}
     return [r for r in records if made_by(r) == newest[report.row_of(r)]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtl.benchmark.config import extra
-from mtl.benchmark.runs import Result
+from mtl.benchmark.runs import Result, in_units
 from mtl.data import MultiTaskData
 from mtl.features import SparseFeat
 from mtl.metrics import scores_of
@@ -55,9 +55,9 @@ def run(data: MultiTaskData, seed: int) -> Result:
     metrics, validation, trees, leaves = {}, {}, [], 0
     for k, task in enumerate(data.tasks):
         model = _fit(train, val, categorical, task, k, seed)
-        metrics[task.name] = _scores(model, test, task, k)
+        metrics[task.name] = in_units(data, task.name, _scores(model, test, task, k))
         if val is not None:
-            validation[task.name] = _scores(model, val, task, k)
+            validation[task.name] = in_units(data, task.name, _scores(model, val, task, k))
         trees.append(max(model.best_iteration, 0) or model.current_iteration())
         leaves += trees[-1] * model.num_model_per_iteration() * _LEAVES
     return Result(metrics, validation or None, max(trees), leaves)

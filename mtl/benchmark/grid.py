@@ -161,6 +161,8 @@ class Grid:
 
     def _identity(self, cell: Cell) -> dict[str, Any]:
         identity: dict[str, Any] = {**self._name, **asdict(cell)}
+        if self._data.label_scale:  # which tells the results from those in other units
+            identity["label_scale"] = self._data.label_scale
         if cell.model == BOOSTED:
             return identity | {"recipe": boosted.SETTINGS}
         model = "SharedBottom" if cell.model == SINGLE else cell.model
@@ -225,6 +227,7 @@ def _one_task(data: MultiTaskData, k: int) -> MultiTaskData:
         part(data.train),
         part(data.val),
         part(data.test),
+        label_scale={n: s for n, s in (data.label_scale or {}).items() if n == data.task_names[k]},
     )
 
 

@@ -37,7 +37,7 @@ def load_table(path: str | Path, config: Section) -> MultiTaskData:
     bought = "binary"          # 0 and 1, false and true, or two values and which one is positive:
     churned = { type = "binary", positive = "yes" }
     reason = "multiclass"      # its classes are the values of the training rows
-    spent = { type = "regression", standardize = true }
+    spent = { type = "regression", standardize = true }  # trained so; its errors are unscaled
 
     [split]                    # "random" (with a seed), "ordered" (the last rows are the test
     method = "random"          # rows) or "column" (which holds train, val and test)
@@ -76,10 +76,12 @@ def load_table(path: str | Path, config: Section) -> MultiTaskData:
                 f"{list(frame.columns)}"
             )
     rows = rows_of(frame)
-    labels, types = {}, []
+    labels, types, scales = {}, [], {}
     for name, reader in readers.items():
-        labels[name], kind = reader(frame[name], rows["train"])
+        labels[name], kind, scale = reader(frame[name], rows["train"])
         types.append(kind)
+        if scale is not None:
+            scales[name] = scale
     with within(columns.where):
         x = encoder.fit(frame.iloc[rows["train"]]).transform(frame)
     parts = {part: take(x, list(labels.values()), index) for part, index in rows.items()}
@@ -90,6 +92,7 @@ def load_table(path: str | Path, config: Section) -> MultiTaskData:
         train=parts["train"],
         val=parts.get("val"),
         test=parts["test"],
+        label_scale=scales or None,
     )
 
 
@@ -112,7 +115,8 @@ def _encoder(section: Section) -> TableEncoder:
         return TableEncoder(**{"categorical": (), **arguments})
 
 
-Reader = Callable[["pd.Series[Any]", Array], tuple[Array, Any]]
+# A column and the training rows, to labels, their type, and what they were divided by or None.
+Reader = Callable[["pd.Series[Any]", Array], tuple[Array, Any, float | None]]
 
 
 def _task_readers(section: Section) -> dict[str, Reader]:
@@ -131,7 +135,7 @@ def _binary(section: Section) -> Reader:
     positive = section.take("positive", anything, None)
     where = section.where
 
-    def read(column: pd.Series[Any], _: Array) -> tuple[Array, Any]:
+    def read(column: pd.Series[Any], _: Array) -> tuple[Array, Any, float | None]:
         known = column.notna().to_numpy()
         if positive is not None:
             found = column[known].unique().tolist()
@@ -149,7 +153,7 @@ def _binary(section: Section) -> Reader:
                     f"`{where}` should hold 0 and 1, or say which value is `positive`. "
                     f"Received: {wrong[0]}"
                 )
-        return np.where(known, values, np.nan).astype("float32"), "binary"
+        return np.where(known, values, np.nan).astype("float32"), "binary", None
 
     return read
 
@@ -158,18 +162,18 @@ def _regression(section: Section) -> Reader:
     standardize = section.take("standardize", boolean, False)
     where = section.where
 
-    def read(column: pd.Series[Any], train: Array) -> tuple[Array, Any]:
-        values = _numbers(where, column).astype("float64")
+    def read(column: pd.Series[Any], train: Array) -> tuple[Array, Any, float | None]:
+        values, spread = _numbers(where, column).astype("float64"), None
         if standardize:
             own = values[train][~np.isnan(values[train])]
-            spread = own.std() if len(own) else 0
+            spread = float(own.std()) if len(own) else 0.0
             if not spread:
                 raise ValueError(
                     f"`{where}.standardize` should be false for a column without spread in the "
                     "training rows. Received: true"
                 )
             values = (values - own.mean()) / spread
-        return values.astype("float32"), "regression"
+        return values.astype("float32"), "regression", spread
 
     return read
 
@@ -177,7 +181,7 @@ def _regression(section: Section) -> Reader:
 def _multiclass(section: Section) -> Reader:
     where = section.where
 
-    def read(column: pd.Series[Any], train: Array) -> tuple[Array, Any]:
+    def read(column: pd.Series[Any], train: Array) -> tuple[Array, Any, float | None]:
         known = Vocabulary.fit(where, column.iloc[train].dropna())[0]
         if len(known.categories) < 2:
             raise ValueError(
@@ -192,10 +196,8 @@ def _multiclass(section: Section) -> Reader:
                 "their labels count as missing.",
                 stacklevel=2,
             )
-        return np.where(classes < 0, np.nan, classes).astype("float32"), (
-            "multiclass",
-            len(known.categories),
-        )
+        labels = np.where(classes < 0, np.nan, classes).astype("float32")
+        return labels, ("multiclass", len(known.categories)), None
 
     return read
 

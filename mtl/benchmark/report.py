@@ -11,10 +11,12 @@ import numpy as np
 from scipy import stats
 
 from mtl.benchmark.config import extra
+from mtl.inspection.transfer import Interval, interval
 from mtl.metrics import HEADLINES, Headline
 
 SIGNIFICANCE = 0.05
 SINGLE, BOOSTED = "single-task", "LightGBM"  # the references
+TRANSFER = "against single-task"
 
 Record = Mapping[str, Any]
 
@@ -39,14 +41,16 @@ class Column:
         return f"{self.task} {self.headline.title}"
 
     def best(self) -> list[str]:
-        """Return the rows that nothing beats by more than chance, best mean first.
+        """Return the rows that nothing is shown to beat, best mean first.
 
         Each row is compared with the best mean over the seeds that both have, by a paired t-test
-        whose p-values are corrected for their number (Holm). One row is the significant best,
-        several are ties. Rows of one seed take no part, and one row alone is no best.
+        whose p-values are corrected for their number (Holm). One row is the significant best;
+        several are not told apart, which few seeds hardly do. Rows that have no two seeds in
+        common with the best take no part, and one row alone is no best.
         """
         means = {row: np.mean([*v.values()]) for row, v in self.values.items() if len(v) > 1}
         order = sorted(means, key=lambda row: -self.headline.sign * means[row])
+        order = [row for row in order if len(self._seeds(order[0], row)) > 1]
         if len(order) < 2:
             return []
         p_values = {row: self.p_value(order[0], row) for row in order[1:]}
@@ -60,7 +64,7 @@ class Column:
 
     def p_value(self, better: str, worse: str) -> float:
         """Return the two-sided p-value of a paired t-test over common seeds; NaN below two."""
-        seeds = sorted(self.values[better].keys() & self.values[worse].keys())
+        seeds = self._seeds(better, worse)
         if len(seeds) < 2:
             return float("nan")
         difference = [self.values[better][s] - self.values[worse][s] for s in seeds]
@@ -70,10 +74,19 @@ class Column:
         t = np.mean(difference) / (spread / np.sqrt(len(seeds)))
         return float(2 * stats.t.sf(abs(t), len(seeds) - 1))
 
-    def gain(self, row: str, over: str) -> float:
-        """Return how much better a row's mean is than another's, in the metric's unit."""
-        difference = np.mean([*self.values[row].values()]) - np.mean([*self.values[over].values()])
-        return float(self.headline.sign * difference)
+    def gain(self, row: str, over: str) -> Interval | None:
+        """Return how much better a row is than another over the seeds of both, if there are any.
+
+        The mean of the differences in the metric's unit, with its interval.
+        """
+        seeds = self._seeds(row, over)
+        differences = [self.values[row][s] - self.values[over][s] for s in seeds]
+        if not differences:
+            return None
+        return interval([self.headline.sign * d for d in differences], 1 - SIGNIFICANCE)
+
+    def _seeds(self, row: str, other: str) -> list[int]:
+        return sorted(self.values.get(row, {}).keys() & self.values.get(other, {}).keys())
 
 
 def columns(records: Sequence[Record]) -> list[Column]:
@@ -110,7 +123,7 @@ def cells(records: Sequence[Record], bold: str = "") -> list[list[str]]:
     """
     every = columns(records)
     rows = list(dict.fromkeys(map(row_of, records)))
-    transfer = ["negative transfer"] if SINGLE in rows else []
+    transfer = [TRANSFER] if SINGLE in rows else []
     titles = [column.title for column in every]
     lines = [["", *titles, *transfer, "parameters", "epochs", "seconds"]]
     best = {column.task: column.best() for column in every}
@@ -124,33 +137,33 @@ def cells(records: Sequence[Record], bold: str = "") -> list[list[str]]:
                 text = f"{bold}{text}{bold or ' *'}" if alone else f"{text} ="
             line.append(text)
         means = [f"{np.mean([run[key] for run in runs]):,.0f}" for key in ("epochs", "seconds")]
-        line += [negative_transfer(every, row)] if transfer else []
+        line += [against_single(every, row)] if transfer else []
         line += [f"{runs[0]['parameters']:,}", *means]
         lines.append(line)
     return lines
 
 
-def negative_transfer(every: Sequence[Column], row: str) -> str:
-    """Return the tasks that a row serves worse than the single-task baseline, and by how much.
+def against_single(every: Sequence[Column], row: str) -> str:
+    """Return how much better each task is in a row than in a network of its own.
 
-    Worse means by more than chance: a paired t-test over seeds, p below 0.05.
+    The mean difference over seeds and its interval, below 0 where it is worse (negative
+    transfer), and what that tells: see `mtl.inspection.transfer.Interval.verdict`.
     """
-    if row == SINGLE:
+    if row in (SINGLE, BOOSTED):
         return ""
-    harmed = [
-        f"{column.task} {-column.gain(row, SINGLE):.4f}"
-        for column in every
-        if row in column.values
-        and SINGLE in column.values
-        and column.gain(row, SINGLE) < 0
-        and column.p_value(SINGLE, row) < SIGNIFICANCE
-    ]
-    compared = any(len(column.values.get(row, {})) > 1 for column in every)
-    return ", ".join(harmed) if harmed else "none" if compared else ""
+    gains = {column.task: column.gain(row, SINGLE) for column in every}
+    return "; ".join(f"{task} {_gain_text(gain)}" for task, gain in gains.items() if gain)
+
+
+def _gain_text(gain: Interval) -> str:
+    text = f"{gain.mean:+.4f}"
+    if gain.pairs > 1:
+        text += f" [{gain.low:+.4f}, {gain.high:+.4f}]"
+    return f"{text} {gain.verdict}"
 
 
 def text_table(records: Sequence[Record]) -> str:
-    """Return the table for a terminal; * marks a significant best, = the ties for it."""
+    """Return the table for a terminal; * is the significant best, = what isn't told from it."""
     rows = cells(records)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -164,7 +177,7 @@ def text_table(records: Sequence[Record]) -> str:
 
 
 def markdown_table(records: Sequence[Record]) -> str:
-    """Return the table in Markdown; a significant best is bold, = marks the ties for it."""
+    """Return the table in Markdown; the significant best is bold, = is not told from it."""
     head, *body = cells(records, bold="**")
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
@@ -174,11 +187,21 @@ def legend(records: Sequence[Record]) -> str:
     """Return what the table's reader has to know."""
     seeds = sorted({record["seed"] for record in records})
     text = f"Test rows, mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
+    transfer = any(record["model"] == SINGLE for record in records)
     if len(seeds) > 1:
         text += (
-            "; a paired t-test over seeds (5 %, Holm) tells the best row from the ties for it (=), "
-            "and negative transfer: tasks served worse than by a network of their own"
+            "; a paired t-test over seeds (5 %, Holm) tells the best row from the others, but for "
+            "those with ="
         )
+    if transfer:
+        text += (
+            f"; {TRANSFER}: how much better each task is than in a network of its own, with the "
+            "95 % interval over seeds: worse or better where it excludes 0 (each test for itself)"
+        )
+    if len(seeds) == 1:
+        return f"{text}. One seed tells no difference from chance: give --seeds 5."
+    if len(seeds) < 3:
+        return f"{text}. Two seeds hardly tell any difference from chance: give --seeds 5."
     return text + "."
 
 

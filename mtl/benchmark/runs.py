@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,16 @@ from mtl.optimizers import LazyAdam
 from mtl.training.model import MultiTaskModel
 from mtl.training.pace import count_parameters
 
+_ERRORS = ("mae", "rmse")  # what has the unit of the label
+
 
 @dataclass(frozen=True)
 class Result:
     """What was trained, and what it scored.
 
     Attributes:
-        metrics: dict by task of dicts by metric: `mtl.metrics.evaluate_tasks` on the test rows.
+        metrics: dict by task of dicts by metric: `mtl.metrics.evaluate_tasks` on the test rows,
+            errors in the unit of the label before it was scaled.
         validation: dict as `metrics` on the validation rows, or None if there are none.
         epochs: int. Epochs that were trained; trees of LightGBM.
         parameters: int. Number of trainable parameters; leaves of LightGBM.
@@ -143,7 +146,16 @@ def _callbacks(data: MultiTaskData, training: Training) -> list[keras.callbacks.
 
 def _metrics(model: MultiTaskModel, data: MultiTaskData, rows: Any) -> dict[str, dict[str, float]]:
     table = evaluate_tasks(model, rows[0], _by_name(data, rows[1]))
-    return {task: scores.dropna().to_dict() for task, scores in table.iterrows()}  # type: ignore[misc]
+    return {
+        str(task): in_units(data, str(task), {str(n): v for n, v in scores.dropna().items()})
+        for task, scores in table.iterrows()
+    }
+
+
+def in_units(data: MultiTaskData, task: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """Return a task's scores with its errors in the label's own unit, not in that it trains in."""
+    scale = (data.label_scale or {}).get(task, 1.0)
+    return {name: value * (scale if name in _ERRORS else 1) for name, value in scores.items()}
 
 
 def _by_name(data: MultiTaskData, labels: Sequence[Any]) -> dict[str, Any]:

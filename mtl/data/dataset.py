@@ -41,6 +41,8 @@ class MultiTaskData:
             where rows count the same. "val" is absent where `val` is None.
         truth: dict by split of dicts by name of (N,) float32 arrays, or None: true probabilities
             or noise-free targets, which only synthetic data knows.
+        label_scale: dict of float by regression task, or None: what its labels were divided by.
+            Errors times it are in the label's own unit.
 
     Raises:
         ValueError: a split doesn't fit the columns or the tasks, or its arrays differ in rows.
@@ -54,6 +56,7 @@ class MultiTaskData:
     test: Split
     sample_weight: dict[str, Array] | None = None
     truth: dict[str, dict[str, Array]] | None = None
+    label_scale: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         names = get_feature_names(self.feature_columns)
@@ -66,6 +69,13 @@ class MultiTaskData:
             _check_rows(f"sample_weight[{split!r}]", {"weights": weights}, rows.get(split))
         for split, truth in (self.truth or {}).items():
             _check_rows(f"truth[{split!r}]", truth, rows.get(split))
+        regressions = [task.name for task in self.tasks if task.type == "regression"]
+        for task in self.label_scale or {}:
+            if task not in regressions:
+                raise ValueError(
+                    f"`label_scale` should name regression tasks, out of {regressions}. "
+                    f"Received: {task!r}"
+                )
 
     @cached_property
     def tasks(self) -> list[Task]:

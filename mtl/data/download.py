@@ -8,6 +8,7 @@ import http.client
 import lzma
 import os
 import sys
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,7 +21,9 @@ from mtl.data.files import atomic_path
 
 T = TypeVar("T")
 
-_REPOSITORY = Path(__file__).resolve().parents[2] / "data"
+_ROOT = Path(__file__).resolve().parents[2]
+# Installed, that is site-packages, where nobody should put data.
+_REPOSITORY = _ROOT / "data" if (_ROOT / "pyproject.toml").is_file() else None
 _OPENERS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".xz": lzma.decompress,
@@ -64,7 +67,9 @@ def load_files(files: Sequence[DataFile], parse: Callable[[bytes], T]) -> list[T
         OSError: a file could not be downloaded.
         ValueError: a file's checksum is wrong.
     """
-    paths = [find(file) or download(file) for file in files]
+    found = [find(file) for file in files]
+    absent = [file for file, path in zip(files, found, strict=True) if path is None]
+    paths = [path or download(file, absent) for file, path in zip(files, found, strict=True)]
     with ThreadPoolExecutor(len(files)) as pool:
         return list(pool.map(lambda file, path: parse(read_verified(file, path)), files, paths))
 
@@ -72,7 +77,7 @@ def load_files(files: Sequence[DataFile], parse: Callable[[bytes], T]) -> list[T
 def find(file: DataFile) -> Path | None:
     """Return where a file lies on disk, plain or as .xz or .gz, or None.
 
-    Looked at in this order: the repository's own `data/<dataset>/`,
+    Looked at in this order: the repository's own `data/<dataset>/` (in a clone),
     `$MTL_DATA_HOME/<dataset>/`, and `<dataset>/` in the cache folder (see `cache_home`).
     """
     for folder in _folders(file):
@@ -83,11 +88,13 @@ def find(file: DataFile) -> Path | None:
     return None
 
 
-def download(file: DataFile) -> Path:
+def download(file: DataFile, absent: Sequence[DataFile] = ()) -> Path:
     """Download a file to the cache folder, verify it, and return where it lies.
 
     Args:
         file: DataFile.
+        absent: list of `DataFile`. Every file that is needed and isn't there, which an error
+            names, so that one journey to a machine with a network is enough. Defaults to `file`.
 
     Raises:
         OSError: the server can't be reached, answers with an error or stops early, or the cache
@@ -97,17 +104,26 @@ def download(file: DataFile) -> Path:
     target = cache_home() / file.dataset / file.url.rsplit("/", 1)[-1]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"The cache folder {cache_home()} can't be written: {error}. "
+            "Set MTL_CACHE_HOME to a folder that can."
+        ) from None
+    try:
         with atomic_path(target) as temporary:
             _fetch(file, temporary)
             read_verified(file, temporary, suffix=target.suffix, origin=file.url)
     except (OSError, http.client.HTTPException) as error:
-        folders = ", ".join(str(folder) for folder in _folders(file))
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        reason = getattr(error, "reason", None) or error or type(error).__name__
+        urls = " and ".join(one.url for one in absent or [file])
+        # Not from the error: what a socket said is in the message, and no more to be learnt.
         raise OSError(
             f"Could not download {file.name!r} of {file.dataset!r} from {file.url} to "
-            f"{target.parent}: {error or type(error).__name__}. Try again, or get the file "
-            f"elsewhere and put it into one of {folders} (MTL_DATA_HOME names a folder of your "
-            "own to look in, MTL_CACHE_HOME the cache folder)."
-        ) from error
+            f"{target.parent}: {reason}. Without a network, get {urls} elsewhere, and put what "
+            f"you got into {_own_folder(file)}."
+        ) from None
     return target
 
 
@@ -167,9 +183,18 @@ def cache_home() -> Path:
 
 
 def _folders(file: DataFile) -> list[Path]:
+    homes = [*([_REPOSITORY] if _REPOSITORY else []), _own_home(), cache_home()]
+    return [home / file.dataset for home in homes if home]
+
+
+def _own_home() -> Path | None:
     home = os.environ.get("MTL_DATA_HOME")
-    own = [Path(home).expanduser()] if home else []
-    return [folder / file.dataset for folder in (_REPOSITORY, *own, cache_home())]
+    return Path(home).expanduser() if home else None
+
+
+def _own_folder(file: DataFile) -> Path:
+    """Return where a user should put a file: where the environment says, or where we would."""
+    return (_own_home() or cache_home()) / file.dataset
 
 
 def _fetch(file: DataFile, path: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mtl.data.vocabulary import advice
+
 SCALINGS = ("minmax", "standard", "robust", "log", "none")
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -84,6 +86,10 @@ class Scaler:
         """Return the (N,) float32 scaled values of a column of N values."""
         return self._scale(name, _to_float64(name, column))
 
+    def missing(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+        """Return which of a column's N rows hold no number; raises as `transform`."""
+        return np.isnan(_to_float64(name, column))
+
     def to_json(self) -> dict[str, Any]:
         """Return the scaler as a JSON-compatible dict."""
         return asdict(self)
@@ -130,6 +136,10 @@ def _to_float64(name: str, column: pd.Series[Any]) -> npt.NDArray[np.float64]:
         dtype = dtype.categories.dtype
     if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
         _check_numbers(name, column)
+    if getattr(dtype, "kind", "") in "mM":  # without a value, whose missing ones are numbers
+        raise TypeError(
+            f"Numeric column {name!r} should hold numbers. Received: a column of dtype {dtype}"
+        )
     values: npt.NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
     too_large = np.abs(values) > _LARGEST
     if too_large.any():
@@ -142,9 +152,9 @@ def _to_float64(name: str, column: pd.Series[Any]) -> npt.NDArray[np.float64]:
 
 def _check_numbers(name: str, column: pd.Series[Any]) -> None:
     """Raise unless a column of no numeric dtype holds plain numbers after all."""
-    for value in column.dropna().unique():
+    for value in column.dropna():  # not its distinct values: those of lists can't be told
         if not isinstance(value, (numbers.Real, Decimal, np.bool_)):
             raise TypeError(
                 f"Numeric column {name!r} should hold numbers. "
-                f"Received: {value!r} of type {type(value).__name__}"
+                f"Received: {value!r} of type {type(value).__name__}{advice(value)}"
             )

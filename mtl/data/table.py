@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
@@ -15,13 +17,14 @@ from mtl import checks
 from mtl.data.files import atomic_path
 from mtl.data.frames import check_frame, column_names
 from mtl.data.scaler import SCALINGS, Scaler
-from mtl.data.vocabulary import Vocabulary
+from mtl.data.vocabulary import Vocabulary, kind_of
 from mtl.encodings import BY_NAME
 from mtl.features import DenseFeat, SparseFeat
 
 _FORMAT = "mtl.TableEncoder"
 _VERSION = 2
 _READABLE = (1, 2)  # 1 had one choice for all columns
+_SHOWN = 10  # columns of a kind in the repr
 
 
 class TableEncoder:
@@ -50,7 +53,8 @@ class TableEncoder:
 
     Args:
         categorical: list of str, or dict from str to dict. Categorical columns: strings, integers,
-            floats or booleans. Their settings are `embedding_dim` and `min_count`.
+            floats or booleans. Their settings are `embedding_dim` and `min_count`. Defaults to
+            none.
         numeric: list of str, or dict from str to dict. Numeric columns. Their settings are
             `scaling`, `encoding` and `bins`. Defaults to none.
         embedding_dim: int. Embedding size. Defaults to 4.
@@ -73,7 +77,7 @@ class TableEncoder:
 
     def __init__(
         self,
-        categorical: Iterable[str] | Mapping[str, Mapping[str, Any]],
+        categorical: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
         numeric: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
         embedding_dim: int = 4,
         scaling: str = "minmax",
@@ -146,6 +150,10 @@ class TableEncoder:
     def transform(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
         """Encode a frame with what was learnt in fit.
 
+        A value that fit didn't see is unknown without a word: that is what id 0 is for. Values of
+        another kind than all that fit saw, such as "7" where fit saw 7, tell of a mistake: one
+        warning names their columns (see `report`, too).
+
         Args:
             frame: pd.DataFrame of N rows. Columns not listed are ignored.
 
@@ -160,9 +168,58 @@ class TableEncoder:
         """
         self._check_fitted("transform")
         check_frame(frame, self.categorical + self.numeric)
-        ids = {name: vocab.ids(name, frame[name]) for name, vocab in self._vocabularies.items()}
+        found = {n: v.look_up(n, frame[n]) for n, v in self._vocabularies.items()}
         values = {name: s.transform(name, frame[name]) for name, s in self._scalers.items()}
-        return {**ids, **values}
+        strange = [
+            f"{kind_of(one.strange)} such as {one.strange!r} in {name!r}, fitted on "
+            f"{', '.join(self._vocabularies[name].kinds)} ({one.unknown.mean():.3g} of it unknown)"
+            for name, one in found.items()
+            if one.strange is not None
+        ]
+        if strange:
+            warnings.warn(
+                "`frame` should hold values of the kind that the encoder was fitted on. "
+                f"Received: {'; '.join(strange)}",
+                stacklevel=2,
+            )
+        return {**{name: one.ids for name, one in found.items()}, **values}
+
+    def report(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Tell how much of a frame the encoder doesn't know, column by column.
+
+        ```python
+        encoder.report(serving_frame).query("unknown > 0.1")
+        ```
+
+        Args:
+            frame: pd.DataFrame of N rows. Columns not listed are ignored.
+
+        Returns:
+            A DataFrame with one row per column of the encoder: "unknown", the share of rows whose
+            value has no id of its own (NaN for a numeric column, which knows every number);
+            "missing", the share without a value; "fitted" and "received", the kinds of values
+            that fit saw and that the frame holds, out of booleans, integers, floats and strings,
+            or "numbers". Shares of no rows are NaN.
+
+        Raises:
+            RuntimeError: the encoder isn't fitted.
+            TypeError: no DataFrame, or values that a column can't hold.
+            ValueError: a column is missing or infinite.
+        """
+        self._check_fitted("report")
+        check_frame(frame, self.categorical + self.numeric)
+        rows = {}
+        for name, vocabulary in self._vocabularies.items():
+            found = vocabulary.look_up(name, frame[name])
+            kinds = ", ".join(vocabulary.kinds), ", ".join(found.kinds)
+            rows[name] = (_share(found.unknown), _share(found.missing), *kinds)
+        for name, scaler in self._scalers.items():
+            missing = scaler.missing(name, frame[name])
+            kinds = "numbers", "" if missing.all() else "numbers"
+            rows[name] = (np.nan, _share(missing), *kinds)
+        return pd.DataFrame.from_dict(
+            rows, orient="index", columns=["unknown", "missing", "fitted", "received"]
+        ).rename_axis("column")
 
     @property
     def feature_columns(self) -> list[Any]:
@@ -246,11 +303,31 @@ class TableEncoder:
                 f"Received: {os.fspath(path)!r} ({error})"
             ) from error
 
+    def __repr__(self) -> str:
+        parts = []
+        for kind, names in (("categorical", self.categorical), ("numeric", self.numeric)):
+            shown = [
+                f"{name} ({self._vocabularies[name].size:,} ids)"
+                if name in self._vocabularies
+                else name
+                for name in names[:_SHOWN]
+            ]
+            rest = len(names) - _SHOWN
+            if names:
+                more = f" and {rest} more" if rest > 0 else ""
+                parts.append(f"{kind}: {', '.join(shown)}{more}")
+        fitted = "fitted" if self._vocabularies or self._scalers else "not fitted"
+        return f"TableEncoder({'; '.join([*parts, fitted])})"
+
     def _check_fitted(self, use: str) -> None:
         if not self._vocabularies and not self._scalers:
             raise RuntimeError(
                 f"`TableEncoder` should be fitted before `{use}`: call `fit` on the training frame."
             )
+
+
+def _share(rows: npt.NDArray[np.bool_]) -> float:
+    return float(rows.mean()) if len(rows) else float("nan")
 
 
 def _encoding(name: str, value: Any) -> str | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 Category = bool | int | float | str
+_KINDS = ("booleans", "integers", "floats", "strings")
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,32 @@ class Vocabulary:
         seen = np.bincount(codes % (len(values) + 1), minlength=len(values) + 1)
         counts: dict[Any, int] = {}
         for value, count in zip(values, seen[:-1].tolist(), strict=True):
-            if count:
-                counts[value] = counts.get(value, 0) + count
-        for value in counts:
-            if not isinstance(value, Category):
-                raise TypeError(
-                    f"Categorical column {name!r} should hold strings, integers, floats or "
-                    f"booleans. Received: {value!r} of type {type(value).__name__}"
-                )
+            counts[value] = counts.get(value, 0) + count
         known = (value for value, count in counts.items() if count >= min_count)
         vocabulary = cls(tuple(sorted(known, key=_order)), bool(seen[-1] >= min_count))
         return vocabulary, vocabulary._take(codes, values)
 
     def ids(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.int32]:
-        """Return the (N,) int32 ids of a column of N values."""
-        return self._take(*_factorize(name, column))
+        """Return the (N,) int32 ids of a column of N values; see `look_up`."""
+        return self.look_up(name, column).ids
+
+    def look_up(self, name: str, column: pd.Series[Any]) -> Found:
+        """Return the ids of a column of N values, and what of it was not seen in fit.
+
+        Args:
+            name: str. The column's name, for error messages.
+            column: pd.Series of N strings, integers, floats, booleans or missing values.
+
+        Raises:
+            TypeError: the column holds something else.
+        """
+        codes, values = _factorize(name, column)
+        return Found(self._take(codes, values), codes < 0, values, self._strange(values))
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """What the known values are, out of booleans, integers, floats and strings."""
+        return _kinds(self.categories)
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary as a JSON-compatible dict."""
@@ -89,29 +104,131 @@ class Vocabulary:
             raise ValueError("`categories` should differ from each other.")
         return cls(tuple(categories), missing)
 
+    @cached_property
+    def _ids(self) -> dict[Any, int]:
+        # Kept, because it takes as long as the vocabulary is large, and a row to serve is short.
+        return {value: i + 1 for i, value in enumerate(self.categories)}
+
+    @cached_property
+    def _binary(self) -> bool:
+        """Whether the known values are 0 and 1, which booleans are another form of."""
+        return all(value in (0, 1) for value in self.categories)
+
     def _take(self, codes: npt.NDArray[np.intp], values: list[Any]) -> npt.NDArray[np.int32]:
         # Only the distinct values are looked up; the rows follow by one gather.
-        known = {value: i + 1 for i, value in enumerate(self.categories)}
-        ids = [known.get(value, 0) for value in values]
+        ids = [self._ids.get(value, 0) for value in values]
         ids.append(self.size - 1 if self.missing else 0)
         return np.asarray(ids, dtype=np.int32)[codes]
 
+    def _strange(self, values: list[Any]) -> Category | None:
+        """Return the first value of a kind that none of the known ones is, or None."""
+        if not self.categories:
+            return None  # every value was rare: all are unknown, as `min_count` says
+        # True equals 1 in Python, which means nothing where the known values are 1 to 10.
+        equal = self._binary or "booleans" in self.kinds
+        for value in values:
+            unequal = isinstance(value, bool) and not equal
+            if (unequal or value not in self._ids) and not self._alike(value):
+                return value  # type: ignore[no-any-return]
+        return None
+
+    def _alike(self, value: Category) -> bool:
+        kind = kind_of(value)
+        # A column of floats holds whole ones, too.
+        whole = kind == "integers" and isinstance(value, float) and "floats" in self.kinds
+        return kind in self.kinds or whole
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a vocabulary tells of a column of N values.
+
+    Attributes:
+        ids: (N,) int32 array.
+        missing: (N,) bool array. Which rows hold no value.
+        values: list. The distinct values.
+        strange: the first value of a kind that fit didn't see, or None.
+    """
+
+    ids: npt.NDArray[np.int32]
+    missing: npt.NDArray[np.bool_]
+    values: list[Any]
+    strange: Category | None
+
+    @property
+    def unknown(self) -> npt.NDArray[np.bool_]:
+        """Which rows hold a value without an id of its own."""
+        unknown: npt.NDArray[np.bool_] = (self.ids == 0) & ~self.missing
+        return unknown
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the values are, out of booleans, integers, floats and strings."""
+        return _kinds(self.values)
+
 
 def _factorize(name: str, column: pd.Series[Any]) -> tuple[npt.NDArray[np.intp], list[Any]]:
-    """Return each row's index into the distinct values (-1: missing) and those values."""
+    """Return each row's index into the distinct values (-1: missing) and those values.
+
+    Raises:
+        TypeError: a value that is no category.
+    """
+    codes: Any
+    values: Any
     if isinstance(column.dtype, pd.CategoricalDtype):
-        codes: Any = column.cat.codes
-        values: Any = column.cat.categories
+        codes, values = column.cat.codes.to_numpy(np.intp), column.cat.categories
+        if len(values) > len(codes):  # a row to serve, with a million values in its dtype
+            used, codes = np.unique(codes, return_inverse=True)
+            absent = int(len(used) > 0 and used[0] < 0)
+            codes, values = codes - absent, values[used[absent:]]
+        else:
+            used = np.flatnonzero(np.bincount(codes + 1, minlength=len(values) + 1)[1:])
+            place = np.full(len(values) + 1, -1)
+            place[used] = np.arange(len(used))
+            codes, values = place[codes], values[used]
     else:
         try:
             codes, values = pd.factorize(column)
-        except TypeError as error:
-            raise TypeError(
-                f"Categorical column {name!r} should hold strings, integers, floats or booleans. "
-                f"Received: {error}"
-            ) from error
+        except (TypeError, NotImplementedError):  # lists, dicts; the latter is pyarrow's
+            values = column.dropna().tolist()
+            plain = [v for v in values if not isinstance(v, Category)]
+            raise _no_category(name, (plain or values)[0]) from None
     plain = [v.item() if isinstance(v, np.generic) else v for v in values.tolist()]
+    if not all(issubclass(kind, Category) for kind in set(map(type, plain))):
+        raise _no_category(name, next(v for v in plain if not isinstance(v, Category)))
     return np.asarray(codes, dtype=np.intp), plain
+
+
+def _no_category(name: str, value: Any) -> TypeError:
+    return TypeError(
+        f"Categorical column {name!r} should hold strings, integers, floats or booleans. "
+        f"Received: {value!r} of type {type(value).__name__}{advice(value)}"
+    )
+
+
+def advice(value: Any) -> str:
+    """Return what to do with a value that is no category and no number, for an error message."""
+    if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, np.datetime64)):
+        return " (take what matters of a time: its weekday, its hour, the days since a date)"
+    if isinstance(value, (list, tuple, set, dict, np.ndarray)):
+        return " (a list of ids is a VarLenSparseFeat: give it to the model beside the encoder's)"
+    if isinstance(value, (pd.Interval, pd.Period)):
+        return " (as strings, it is a category: `.astype(str)`)"
+    return ""
+
+
+def _kinds(values: Iterable[Category]) -> list[str]:
+    found = set(map(kind_of, values))
+    return [kind for kind in _KINDS if kind in found]
+
+
+def kind_of(value: Category) -> str:
+    """Return what a value is: one of booleans, integers, floats and strings."""
+    if isinstance(value, str):
+        return "strings"
+    if isinstance(value, bool):
+        return "booleans"
+    return "integers" if isinstance(value, int) or value.is_integer() else "floats"
 
 
 def _order(value: Category) -> tuple[bool, Category]:

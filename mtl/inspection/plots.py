@@ -199,7 +199,7 @@ def plot_negative_transfer(transfer: pd.DataFrame, path: Any = None) -> Any:
         ax.margins(x=0.15)
         ax.set_xlabel(
             f"{metric}, multi-task minus single-task: mean and interval over seeds\n"
-            "(right of 0: better together)"
+            "(right of 0: better together; hollow: not told from chance)"
         )
     return _saved(figure, path)
 

@@ -19,6 +19,8 @@ from mtl.tasks import Task
 from mtl.training import arrays, spread
 from mtl.training.pace import count_parameters
 
+_ENOUGH = 3  # pairs; two have a test without power
+
 
 def negative_transfer(
     factory: Callable[..., Any],
@@ -45,7 +47,7 @@ def negative_transfer(
         compile={"optimizer": "adam"},
         fit={"batch_size": 1024, "epochs": 3},
     )
-    table[table["negative"]]  # the tasks that are better off alone
+    table[table["negative"]]  # the tasks that are shown to be better off alone
     ```
 
     The single-task model of a task comes from the same factory, with the task's own tower. Having
@@ -73,9 +75,11 @@ def negative_transfer(
 
     Returns:
         A DataFrame with one row per task: "metric", its name; "single" and "multi", means over
-        seeds; "difference", multi - single; "ci_low" and "ci_high", its interval; "negative",
-        whether the interval lies below 0; "parameters_single" and "parameters_multi"; "seeds",
-        their number.
+        seeds; "difference", multi - single; "ci_low" and "ci_high", its interval; "verdict",
+        "worse" or "better" together where the interval excludes 0, and otherwise "unclear", or
+        "too few seeds" below three, with which hardly any difference is told from chance;
+        "negative", whether it is "worse" (False is no proof that nothing is: see the interval);
+        "parameters_single" and "parameters_multi"; "seeds", their number.
 
     Raises:
         TypeError: an argument of a wrong type, or data that `fit` refuses.
@@ -110,25 +114,65 @@ def negative_transfer(
             predictions = model.predict(x_test, verbose=0)
             single[k, column] = _score(task, labels[k], predictions, metric)
             sizes[k] = _size(model)
-    difference = (multi - single).mean(axis=1)
-    error = (multi - single).std(axis=1, ddof=1) / math.sqrt(len(seeds))
-    half = stats.t.ppf((1 + confidence) / 2, len(seeds) - 1) * error
+    intervals = [interval(differences, confidence) for differences in multi - single]
     name = getattr(metric, "__name__", "metric")
     return pd.DataFrame(
         {
             "metric": [_title(task) if metric is None else name for task in tasks],
             "single": single.mean(axis=1),
             "multi": multi.mean(axis=1),
-            "difference": difference,
-            "ci_low": difference - half,
-            "ci_high": difference + half,
-            "negative": difference + half < 0,
+            "difference": [one.mean for one in intervals],
+            "ci_low": [one.low for one in intervals],
+            "ci_high": [one.high for one in intervals],
+            "verdict": [one.verdict for one in intervals],
+            "negative": [one.verdict == "worse" for one in intervals],
             "parameters_single": sizes,
             "parameters_multi": size,
             "seeds": len(seeds),
         },
         index=pd.Index([task.name for task in tasks], name="task"),
     )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The mean of paired differences, how far chance may have moved it, and what that tells.
+
+    Attributes:
+        mean: float. Above 0 is better.
+        low: float. NaN for a single pair.
+        high: float. NaN for a single pair.
+        pairs: int. How many differences there were.
+    """
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def verdict(self) -> str:
+        """What the interval tells: "worse", "better", "unclear", or "too few seeds".
+
+        That nothing was found is no finding: with two pairs, a difference has to be thirteen
+        times its standard error.
+        """
+        if self.high < 0:
+            return "worse"
+        if self.low > 0:
+            return "better"
+        return "unclear" if self.pairs >= _ENOUGH else "too few seeds"
+
+
+def interval(differences: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return Student's interval for the mean of one or more paired differences."""
+    values = np.asarray(differences, "float64")
+    mean, pairs = float(values.mean()), len(values)
+    if pairs < 2:
+        return Interval(mean, math.nan, math.nan, pairs)
+    error = values.std(ddof=1) / math.sqrt(pairs)
+    half = float(stats.t.ppf((1 + confidence) / 2, pairs - 1) * error)
+    return Interval(mean, mean - half, mean + half, pairs)
 
 
 def alone(

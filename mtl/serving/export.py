@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ _BACKENDS = {
     "onnx": ("tensorflow",),
     "litert": ("tensorflow",),
 }
+_BATCH = "batch"
 
 
 def check_export(columns: list[Any], format: Any) -> None:
@@ -69,3 +71,36 @@ def serving_signature(model: Any) -> list[Any]:
         for feature, tensor in model.input.items()
     }
     return [specs]
+
+
+def tidy_onnx(path: Any, output_names: Sequence[str]) -> None:
+    """Put the outputs of an ONNX file into an order, and give its batch axes one name.
+
+    The converter sorts outputs by name, so that whoever reads them by place takes one task for
+    another, and names the free axis of each input and output anew, so that a server can't tell
+    that they are the same.
+
+    Args:
+        path: str or path. The file, which is rewritten.
+        output_names: list of str. The order.
+    """
+    import onnx
+
+    # Weights that lie beside the file, as those of over 2 GB do, stay there.
+    content = onnx.load(str(path), load_external_data=False)
+    graph = content.graph
+    place = {name: i for i, name in enumerate(output_names)}
+    outputs = sorted(graph.output, key=lambda output: place[output.name])
+    del graph.output[:]
+    graph.output.extend(outputs)
+    axes = [
+        value.type.tensor_type.shape.dim[0]
+        for value in (*graph.input, *graph.output)
+        if value.type.tensor_type.shape.dim
+    ]
+    free = {axis.dim_param for axis in axes if axis.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in free:
+                axis.dim_param = _BATCH
+    onnx.save(content, str(path))

@@ -170,7 +170,9 @@ class MultiTaskModel(TaskTrainer):
 
         A name that the formats don't accept is made safe ("hours per week" is `hours_per_week`).
         A SavedModel takes the dict of features at `serve`, and named tensors at its signature
-        `serving_default`. A LiteRT file with hashed features needs the Flex delegate.
+        `serving_default`. An ONNX file has its outputs in task order, as `predict` has, and calls
+        the number of rows "batch" everywhere. A LiteRT file with hashed features needs the Flex
+        delegate.
 
         Args:
             filepath: str or path. A folder for a SavedModel, a file otherwise.
@@ -185,7 +187,7 @@ class MultiTaskModel(TaskTrainer):
             ImportError: the ONNX converter isn't installed.
             ValueError: the format can't be made on this backend, or can't hold a hashed feature.
         """
-        from mtl.serving.export import check_export, serving_model, serving_signature
+        from mtl.serving.export import check_export, serving_model, serving_signature, tidy_onnx
 
         check_export(self.feature_columns, format)
         serving_model(self).export(
@@ -195,6 +197,8 @@ class MultiTaskModel(TaskTrainer):
             input_signature=input_signature or serving_signature(self),
             **kwargs,
         )
+        if format == "onnx":
+            tidy_onnx(filepath, self.output_names)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the list of predictions for a dict of inputs, which may hold more than needed."""

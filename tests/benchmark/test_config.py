@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import r2_score
 
-from mtl.benchmark import config
+from mtl.benchmark import Grid, boosted, config, train
 from mtl.benchmark.own_table import load_table, read_table
 from mtl.benchmark.recipes import CENSUS_INCOME, OWN
 from mtl.benchmark.tune import to_toml
@@ -88,6 +89,36 @@ def test_a_whole_configuration(files):
     assert np.nanstd(data.train[1][1]) == pytest.approx(1, abs=1e-6)
     counts = frame["reason"].value_counts().sort_index().tolist()
     assert np.bincount(every[2].astype(int)).tolist() == counts
+
+
+def test_errors_of_a_standardised_regression_are_in_its_own_unit(files, tmp_path):
+    recipe, data = load(files)
+    train_rows, test_rows = [
+        np.random.default_rng(1).permutation(100)[part] for part in (slice(0, 60), slice(80, 100))
+    ]
+    spent = table()["spent"].to_numpy()
+    mean, spread = np.nanmean(spent[train_rows]), np.nanstd(spent[train_rows])
+    assert data.label_scale == {"spent": pytest.approx(spread)}
+    small = recipe.with_training(epochs=1)
+    model, result = train(data, small, "SharedBottom", seed=0, verbose=False)
+    predicted = np.ravel(model.predict(data.test[0], verbose=0)[1]) * spread + mean
+    error = predicted - spent[test_rows]
+    rmse, mae = np.sqrt(np.nanmean(error**2)), np.nanmean(np.abs(error))
+    assert result.metrics["spent"]["rmse"] == pytest.approx(rmse, rel=1e-4)
+    assert result.metrics["spent"]["mae"] == pytest.approx(mae, rel=1e-4)
+    known = ~np.isnan(spent[test_rows])
+    r2 = r2_score(spent[test_rows][known], predicted[known])
+    assert result.metrics["spent"]["r2"] == pytest.approx(r2, rel=1e-3)
+    # Standardised, the column's deviation is 1: an RMSE of some 10 is in its own unit.
+    assert 5 < result.validation["spent"]["rmse"] < 30
+    name, path = {"dataset": "table"}, tmp_path / "r.jsonl"
+    grid = Grid(name, data, small, ["SharedBottom"], [0], [None], boosted.available(), path)
+    grid.run(lambda done, cell: None, verbose=False)
+    for record in grid.records():  # a network per task and trees, too
+        assert 5 < record["metrics"]["spent"]["rmse"] < 30
+        assert record["label_scale"] == data.label_scale
+    plain = load(files, WHOLE.replace("standardize = true", "standardize = false"))[1]
+    assert plain.label_scale is None
 
 
 def test_splits(files):

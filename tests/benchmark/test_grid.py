@@ -16,6 +16,7 @@ from mtl.benchmark.__main__ import _latest, main
 from mtl.benchmark.recipes import Recipe, Training
 from mtl.benchmark.runs import build, train
 from mtl.benchmark.tune import FIRST, first_of, open_storage, space
+from mtl.data import adult
 from mtl.models.options import Widths
 from mtl.training.pace import count_parameters
 
@@ -160,7 +161,7 @@ def test_command_compares_resumes_and_reports(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "0 of 5 runs are done" in output
     assert "[5/5, " in output
-    assert "negative transfer" in output
+    assert "against single-task" in output
     names = ["funnel-2000.jsonl", "funnel-2000.md", "funnel-2000.png"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     table = (tmp_path / "out" / "funnel-2000.md").read_text()
@@ -173,8 +174,25 @@ def test_command_compares_resumes_and_reports(tmp_path, capsys):
     assert (tmp_path / "out" / "funnel-2000.md").read_text() == table
 
 
+def test_a_command_without_network_ends_in_one_line(tmp_path, monkeypatch):
+    def load_files(*arguments):
+        raise OSError("Could not download 'adult.data'")
+
+    monkeypatch.setattr(adult, "load_files", load_files)
+    with pytest.raises(
+        SystemExit, match=r"^mtl.benchmark: error: Could not download 'adult.data'$"
+    ):
+        main(["adult", "--output", str(tmp_path)])
+
+
 @pytest.mark.parametrize(
-    "changes", [{"encoder": {"bins": 96}}, {"backend": "jax"}, {"recipe": {"sizes": {}}}]
+    "changes",
+    [
+        {"encoder": {"bins": 96}},
+        {"backend": "jax"},
+        {"recipe": {"sizes": {}}},
+        {"label_scale": {"a": 2.0}},
+    ],
 )
 def test_a_report_shows_what_made_the_newest_results_only(changes):
     old = {"model": "MMoE", "seed": 0, "balancer": None, "recipe": {}, "backend": "tensorflow"}

@@ -1,4 +1,4 @@
-"""Tables of results: means, significance, negative transfer."""
+"""Tables of results: means, what of them is more than chance, and what can't be told."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,9 @@ def test_the_p_values_are_corrected_for_their_number():
 def test_the_smaller_error_is_the_better_one():
     records = [record(m, s, 0.5, b + s / 100) for m, b in (("X", 1), ("Y", 2)) for s in range(3)]
     assert report.columns(records)[1].best() == ["X"]
-    assert report.columns(records)[1].gain("X", "Y") == pytest.approx(1)
+    gain = report.columns(records)[1].gain("X", "Y")
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((1, 1, 1))
+    assert report.columns(records)[1].gain("Y", "X").verdict == "worse"
 
 
 def test_a_single_seed_ranks_nothing():
@@ -84,15 +86,51 @@ def test_a_single_seed_ranks_nothing():
     assert column(mixed).best() == ["X"]  # the reference of one seed takes no part
 
 
-def test_negative_transfer_is_what_is_worse_than_a_network_of_its_own():
-    records = results(
-        **{"single-task": 0.0, "X": np.array(NOISE) - 0.02, "Y": NOISE, "Z": np.array(NOISE) + 0.02}
-    )
+def test_each_task_against_a_network_of_its_own_has_an_interval():
+    noise = np.array(NOISE)
+    records = results(**{"single-task": 0.0, "X": noise - 0.02, "Y": NOISE, "Z": noise + 0.02})
     rows = {row[0]: row[3] for row in report.cells(records)}
-    assert rows[""] == "negative transfer"
-    assert rows["X"] == f"a {0.02 - np.mean(NOISE):.4f}"
-    assert (rows["Y"], rows["Z"], rows["single-task"]) == ("none", "none", "")
-    assert "negative transfer" not in report.text_table(results(X=0.0))
+    assert rows[""] == "against single-task"
+    assert rows["single-task"] == ""
+    single, x = ([*column(records).values[row].values()] for row in ("single-task", "X"))
+    low, high = stats.ttest_rel(x, single).confidence_interval(0.95)
+    same = "b +0.0000 [+0.0000, +0.0000] unclear"
+    assert rows["X"] == f"a {noise.mean() - 0.02:+.4f} [{low:+.4f}, {high:+.4f}] worse; {same}"
+    assert rows["Y"].startswith("a +0.0001 [-0.00")
+    assert rows["Y"].endswith(f"] unclear; {same}")
+    assert " better; b" in rows["Z"]
+    assert "95 % interval" in report.legend(records)
+    assert "single-task" not in report.text_table(results(X=0.0)) + report.legend(results(X=0.0))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_test_without_power_finds_nothing_and_says_so(seeds):
+    """Two seeds of .681 against .768: no "none"."""
+    values = {"single-task": [0.768, 0.771], "PLE": [0.660, 0.702]}
+    records = [
+        record(model, seed, value)
+        for model, every in values.items()
+        for seed, value in enumerate(every[:seeds])
+    ]
+    cell = report.cells(records)[-1][3]
+    assert report.cells(records)[-1][0] == "PLE"
+    shown = {1: "a -0.1080 too few seeds", 2: "a -0.0885 [-0.3363, +0.1593] too few seeds"}
+    assert cell.split("; ")[0] == shown[seeds]
+    assert "none" not in report.text_table(records)
+    assert "give --seeds 5" in report.legend(records)
+    assert "give --seeds" not in report.legend(results(X=0.0, Y=NOISE))
+
+
+def test_a_row_without_common_seeds_is_neither_best_nor_tied():
+    records = [record("X", s, 0.9 + s / 1000) for s in range(4)]
+    records += [record("Y", s, 0.8 + s / 999) for s in range(4)]
+    records += [record("Z", s, 0.85) for s in (7, 8)]
+    assert column(records).best() == ["X"]
+
+
+def test_a_reference_of_one_seed_is_not_compared():
+    records = [*results(**{"single-task": 0.0, "X": NOISE}), record("LightGBM", 0, 0.99)]
+    assert {row[0]: row[3] for row in report.cells(records)}["LightGBM"] == ""
 
 
 def test_balancers_have_rows_of_their_own():

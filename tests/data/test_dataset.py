@@ -60,6 +60,7 @@ def test_tasks_are_what_names_and_types_mean():
         ),
         ({"sample_weight": {"test": np.zeros(3)}}, r"`sample_weight\['test'\]` should have 2 rows"),
         ({"sample_weight": {"val": np.zeros(3)}}, r"`sample_weight\['val'\]` should belong to a"),
+        ({"label_scale": {"click": 2.0}}, r"regression tasks, out of \['buy'\]. Received: 'click'"),
         ({"truth": {"test": {"ctr": np.zeros(3)}}}, r"`truth\['test'\]` .* 3 rows in 'ctr'"),
     ],
 )

@@ -2,12 +2,17 @@ import gzip
 import hashlib
 import http.server
 import lzma
+import os
+import shutil
+import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
 
+import mtl
 from mtl.data import download as module
 from mtl.data.download import DataFile, cache_home, download, find, load_files, read_verified
 
@@ -96,27 +101,74 @@ def test_damaged_archive_leaves_nothing(server, tmp_path):
 
 
 def test_truncated_download_leaves_nothing(server, tmp_path):
-    with pytest.raises(OSError, match=r"the connection closed after 100 of 8000 bytes\. Try again"):
+    with pytest.raises(OSError, match=r"the connection closed after 100 of 8000 bytes\. Without"):
         download(data_file(f"{server}/truncated.csv"))
     assert files_below(tmp_path) == []
 
 
-def test_error_of_the_server_says_what_to_do(server, tmp_path):
+def test_error_of_the_server_says_what_to_do(server, tmp_path, monkeypatch):
     url = f"{server}/absent.csv"
-    with pytest.raises(OSError, match="HTTP Error 404: Not Found") as info:
+    message = f"Could not download 'good.csv' of 'toy' from {url} to {tmp_path / 'cache' / 'toy'}: "
+    advice = f". Without a network, get {url} elsewhere, and put what you got into "
+    with pytest.raises(OSError, match="Not Found") as info:
         download(data_file(url))
-    message = str(info.value)
-    assert message.startswith(f"Could not download 'good.csv' of 'toy' from {url} to ")
-    for expected in ("MTL_DATA_HOME", str(tmp_path / "home" / "toy"), "MTL_CACHE_HOME"):
-        assert expected in message
+    assert str(info.value) == f"{message}Not Found{advice}{tmp_path / 'home' / 'toy'}."
     assert files_below(tmp_path) == []
-    info.value.__cause__.close()
+    monkeypatch.delenv("MTL_DATA_HOME")
+    with pytest.raises(OSError, match="Not Found") as info:
+        download(data_file(url))
+    assert str(info.value).endswith(f"put what you got into {tmp_path / 'cache' / 'toy'}.")
 
 
-def test_no_server(tmp_path):
-    with pytest.raises(OSError, match=r"Could not download 'good.csv' of 'toy' from http"):
-        load_files([data_file()], bytes)
+def test_what_is_put_where_the_error_says_is_found(tmp_path):
+    file = data_file()
+    with pytest.raises(OSError, match="Could not download") as info:
+        load_files([file], bytes)
+    folder = Path(str(info.value).rsplit(" into ", 1)[1].removesuffix("."))
+    put(folder / "good.csv.gz", gzip.compress(CONTENT))
+    assert load_files([file], bytes) == [CONTENT]
+
+
+def test_no_server_is_one_error_that_names_every_absent_file(tmp_path):
+    files = [data_file(f"http://127.0.0.1:1/{name}") for name in ("a.gz", "b.gz")]
+    with pytest.raises(OSError, match=r"Could not download 'good.csv' of 'toy' from http") as info:
+        load_files(files, bytes)
+    assert f"get {files[0].url} and {files[1].url} elsewhere" in str(info.value)
+    shown = "".join(traceback.format_exception(info.value))
+    assert shown.count("Traceback") == 1
     assert files_below(tmp_path) == []
+
+
+OFFLINE = """
+import socket
+def refuse(*args, **kwargs):
+    raise OSError("no network in this test")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from mtl.data import load_census_income
+load_census_income()
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_package_without_network_has_one_error_and_one_advice(tmp_path):
+    site = tmp_path / "site-packages"
+    shutil.copytree(Path(mtl.__file__).parent, site / "mtl")
+    unset = {name: v for name, v in os.environ.items() if name != "MTL_DATA_HOME"}
+    result = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        capture_output=True,
+        text=True,
+        env={**unset, "PYTHONPATH": str(site), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("Traceback") == 1
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith("OSError: Could not download 'census-income.data'")
+    assert message.endswith(f"put what you got into {tmp_path / 'cache' / 'census-income'}.")
+    assert "census-income.test.gz elsewhere" in message
+    assert "site-packages" not in message
 
 
 def test_interrupt_leaves_nothing(server, tmp_path, monkeypatch):
@@ -131,7 +183,7 @@ def test_interrupt_leaves_nothing(server, tmp_path, monkeypatch):
 
 def test_cache_that_is_no_folder(server, tmp_path):
     put(tmp_path / "cache", b"a file")
-    with pytest.raises(OSError, match=r"Could not download .*MTL_CACHE_HOME the cache folder"):
+    with pytest.raises(OSError, match=r"cache can't be written: .*Set MTL_CACHE_HOME to a folder"):
         download(data_file(f"{server}/good.csv"))
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from mtl.data import TableEncoder
+from mtl.data.vocabulary import Vocabulary
 from mtl.features import DenseFeat, SparseFeat
 
 
@@ -124,7 +125,122 @@ def test_unused_category_of_the_dtype_is_unknown():
 
 def test_strings_and_numbers_differ():
     encoder = TableEncoder(["x"]).fit(pd.DataFrame({"x": [1, 2]}))
-    assert encoder.transform(pd.DataFrame({"x": ["1", "2"]}))["x"].tolist() == [0, 0]
+    with pytest.warns(UserWarning, match="strings such as '1' in 'x', fitted on integers"):
+        x = encoder.transform(pd.DataFrame({"x": ["1", "2"]}))
+    assert x["x"].tolist() == [0, 0]
+
+
+def column(values):
+    return pd.DataFrame({"x": values})
+
+
+@pytest.mark.parametrize("dtype", [object, "category"])
+@pytest.mark.parametrize(
+    ("train", "test", "note"),
+    [
+        (
+            [1, 2],
+            ["7", "1"],
+            r"strings such as '[17]' in 'x', fitted on integers \(1 of it unknown",
+        ),
+        (["1", "2"], [1, 2], r"integers such as 1 in 'x', fitted on strings \(1 of it unknown"),
+        ([1, 2, 3], [1, 2.5, 2, 2], r"floats such as 2.5 .* integers \(0.25 of it unknown"),
+        ([1.5, 2.5], [3, 4], r"integers such as 3 in 'x', fitted on floats \(1 of it unknown"),
+        (
+            [1, 2, 3],
+            [True, False],
+            r"booleans such as (True|False) .* integers \(0.5 of it unknown",
+        ),
+        ([True, False], [1, 7], r"integers such as 7 in 'x', fitted on booleans \(0.5 of it"),
+        ([1, "a"], [2.5, "b"], r"floats such as 2.5 in 'x', fitted on integers, strings"),
+        (["a", "b"], [1.0, None], r"integers such as 1(.0)? .* fitted on strings \(0.5 of it"),
+    ],
+)
+def test_values_of_another_kind_are_told_in_one_warning(train, test, note, dtype):
+    encoder = TableEncoder(["x"]).fit(column(pd.Series(train, dtype=object)))
+    frame = column(pd.Series(test, dtype=object).astype(dtype))
+    with pytest.warns(UserWarning, match=note) as caught:
+        encoder.transform(frame)
+    assert len(caught) == 1
+
+
+def test_one_warning_names_every_column_of_another_kind():
+    train = pd.DataFrame({"a": [1, 2], "b": ["x", "y"], "c": ["x", "y"]})
+    with pytest.warns(UserWarning, match="'1' in 'a', .*; integers such as 3 in 'b', ") as caught:
+        TableEncoder(["a", "b", "c"]).fit(train).transform(
+            pd.DataFrame({"a": ["1", "2"], "b": [3, 4], "c": ["z", "z"]})
+        )
+    assert len(caught) == 1
+    assert "'c'" not in str(caught[0].message)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "ids"),
+    [
+        ([1, 2], [2.0, np.nan, 9.0], [2, 0, 0]),  # floats because of a missing value
+        ([1.0, None, 2.0], [1, 9], [1, 0]),
+        ([1.5, 2.5], [3.0, 1.5], [0, 1]),
+        ([0, 1], [True, False], [2, 1]),
+        ([True, False], [0, 1], [1, 2]),
+        (["a"], ["b", None], [0, 0]),
+        ([1, 2], [None, None], [0, 0]),
+        ([1, 2], pd.Categorical([2], categories=[2, "unused"]), [2]),
+        ([1, 2], pd.Categorical([2, 1, 2, 1], categories=[1, 2, "unused"]), [2, 1, 2, 1]),
+    ],
+)
+def test_values_of_the_same_kind_are_no_matter(train, test, ids):
+    encoder = TableEncoder(["x"]).fit(column(train))
+    assert encoder.transform(column(test))["x"].tolist() == ids
+
+
+def test_report_tells_unknown_and_missing_shares():
+    encoder = TableEncoder(["code", "city"], ["age"]).fit(
+        pd.DataFrame({"code": [1, 2], "city": ["a", None], "age": [1.0, 2.0]})
+    )
+    frame = pd.DataFrame(
+        {"code": ["1", "2", None, "3"], "city": ["a", "b", None, "a"], "age": [9, np.nan, 1, 2]}
+    )
+    expected = pd.DataFrame(
+        {
+            "unknown": [0.75, 0.25, np.nan],
+            "missing": [0.25, 0.25, 0.25],
+            "fitted": ["integers", "strings", "numbers"],
+            "received": ["strings", "strings", "numbers"],
+        },
+        index=pd.Index(["code", "city", "age"], name="column"),
+    )
+    pd.testing.assert_frame_equal(encoder.report(frame), expected)
+    nothing = encoder.report(frame.iloc[:0])
+    assert nothing[["unknown", "missing"]].isna().all(axis=None)
+    assert (nothing["received"] == "").all()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "category"])
+def test_one_row_costs_the_same_whatever_the_vocabulary(dtype):
+    """Constant is: of a million categories, none is looked at after the first call."""
+
+    class Watched(tuple):
+        __slots__ = ()
+        read = 0
+
+        def __iter__(self):
+            Watched.read += 1
+            return super().__iter__()
+
+    values = np.arange(1000)
+    encoder = TableEncoder(["x"]).fit(column(values))
+    vocabulary = Vocabulary(Watched(values.tolist()), missing=False)
+    encoder._vocabularies["x"] = vocabulary
+    one = column(pd.Series([7]).astype(pd.CategoricalDtype(values) if dtype != "int64" else dtype))
+    assert encoder.transform(one)["x"].tolist() == [8]
+    first = Watched.read
+    for _ in range(3):
+        assert encoder.transform(one)["x"].tolist() == [8]
+    assert first > 0
+    assert Watched.read == first
+    found = vocabulary.look_up("x", one["x"])
+    assert found.values == [7]  # and not the thousand of the dtype
 
 
 @pytest.mark.parametrize(
@@ -418,7 +534,10 @@ def test_fit_on_no_rows():
         ([1, "two", None], TypeError, "'age' should hold numbers. Received: 'two' of type str"),
         ([1j, 2j, 3j], TypeError, "'age' should hold numbers. Received: .* of type complex"),
         (pd.Categorical(["a", "b", "a"]), TypeError, "should hold numbers. Received: 'a'"),
-        (pd.to_datetime(["2020-01-01"] * 3), TypeError, "Received: Timestamp.* of type Timestamp"),
+        (pd.to_datetime(["2020-01-01"] * 3), TypeError, "Received: Timestamp.*its weekday, its"),
+        (pd.to_datetime([None] * 3), TypeError, "Received: a column of dtype datetime64"),
+        (pd.to_timedelta([None] * 3), TypeError, "Received: a column of dtype timedelta64"),
+        (pd.Series([[1, 2], [3], None]), TypeError, r"'age' .* Received: \[1, 2\] of type list"),
     ],
 )
 def test_bad_numeric_columns(method, values, error, message):
@@ -444,11 +563,33 @@ def test_scaled_value_beyond_float32():
     ("values", "received"),
     [
         (pd.to_datetime(["2020-01-01"]), "of type"),
-        (pd.Series([[1, 2]], dtype=object), "unhashable"),
+        (pd.Series([[1, 2]], dtype=object), r"\[1, 2\] of type list \(a list of ids is a VarLen"),
+        (pd.Series(["a", None, [1, 2]], dtype=object), r"\[1, 2\] of type list"),
+        (pd.Series([np.array([1, 2])]), "of type ndarray .*VarLenSparseFeat"),
+        (pd.Categorical(pd.to_datetime(["2020-01-01"])), "Timestamp .*its weekday"),
+        (pd.cut([1.0, 2.0], 2), r"Interval.*astype\(str\)"),
         (pd.Series([(1, 2)], dtype=object), "of type tuple"),
         (pd.Series([b"x"], dtype=object), "of type bytes"),
     ],
 )
 def test_bad_categories(values, received):
-    with pytest.raises(TypeError, match=f"column 'x' should hold strings, .*{received}"):
-        TableEncoder(["x"]).fit(pd.DataFrame({"x": values}))
+    for call in (TableEncoder(["x"]).fit, TableEncoder(["x"]).fit(column([1, 2])).transform):
+        with pytest.raises(TypeError, match=f"column 'x' should hold strings, .*{received}"):
+            call(column(values))
+
+
+def test_numeric_columns_alone():
+    encoder = TableEncoder(numeric=["age"]).fit(pd.DataFrame({"age": [1, 3]}))
+    assert encoder.transform(pd.DataFrame({"age": [2]}))["age"].tolist() == [0.5]
+
+
+def test_repr_tells_the_columns_and_whether_they_are_fitted(encoder):
+    assert repr(TableEncoder(["a"], ["b"])) == (
+        "TableEncoder(categorical: a; numeric: b; not fitted)"
+    )
+    assert repr(encoder) == (
+        "TableEncoder(categorical: city (4 ids), code (4 ids), member (3 ids), grade (4 ids), "
+        "mixed (5 ids); numeric: age, visits; fitted)"
+    )
+    many = TableEncoder(numeric=[f"n{i}" for i in range(40)])
+    assert repr(many).endswith("n9 and 30 more; not fitted)")

@@ -134,6 +134,26 @@ def test_an_exported_task_carries_nothing_of_the_others(tmp_path: pathlib.Path) 
     assert sizes[0] - sizes[1] == gone
 
 
+@tensorflow_only
+def test_onnx_outputs_come_in_task_order_and_share_one_batch_axis(tmp_path: pathlib.Path) -> None:
+    import onnxruntime
+
+    names = ["zeta", "alpha", "mid 1", "beta", *(f"t{i}" for i in range(10, 0, -1))]
+    model = toy.randomize(toy.build("SharedBottom", num_tasks=len(names), task_names=names))
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [output.name for output in session.get_outputs()] == model.output_names
+    assert {i.name: i.shape for i in session.get_inputs()} == {
+        name: ["batch", *spec.shape[1:]] for name, spec in model.input.items()
+    }
+    assert [output.shape for output in session.get_outputs()] == [["batch", 1]] * len(names)
+    for rows in (3, 1):
+        x = toy.features(rows)
+        served = session.run(None, columns(x, model))
+        toy.same(served, model.predict(x, verbose=0), atol=1e-5, rtol=0)
+
+
 @exported_here
 def test_names_that_formats_refuse_are_made_safe(format: str, tmp_path: pathlib.Path) -> None:
     names = ["age years", "age_years", "größe", "C:D"]
@@ -203,7 +223,7 @@ def test_a_loaded_model_is_exported_with_a_fixed_number_of_rows(tmp_path: pathli
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert {i.name: i.shape[0] for i in session.get_inputs()} == dict.fromkeys(specs, 4)
     x = toy.features(4)
-    served = session.run(OUTPUTS, columns(x, loaded))
+    served = session.run(None, columns(x, loaded))
     toy.same(served, toy.outputs(model, x), atol=1e-5, rtol=0)
 
 
