@@ -12,8 +12,11 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no notes on the CPU between the progress lines
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which loads TensorFlow
 
+import mtl  # noqa: F401
+
+# isort: split
 import keras
 
 from mtl import models

@@ -8,8 +8,11 @@ rate than all rows: a model that only saw clicks has to extrapolate.
 import argparse
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which loads TensorFlow
 
+import mtl  # noqa: F401
+
+# isort: split
 import keras
 import numpy as np
 

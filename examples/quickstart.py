@@ -1,5 +1,9 @@
 """PLE on the real Census-income data: two tasks, one model, plain Keras."""
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which loads TensorFlow
+
 from mtl.data import load_census_income
 from mtl.models import PLE
 

@@ -4,8 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which loads TensorFlow
 
+import mtl  # noqa: F401
+
+# isort: split
 import keras
 import numpy as np
 import pandas as pd

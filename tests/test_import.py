@@ -24,6 +24,7 @@ MODELS = {*TRAINING, "models"}
 TOOLS = {*MODELS, "metrics", "calibration", "inspection", "serving", "migrate"}
 ALLOWED = {
     "checks": set(),
+    "quiet": set(),
     "names": set(),
     "seeds": LEAVES,
     "encodings": LEAVES,
@@ -43,7 +44,7 @@ ALLOWED = {
     "serving": {*MODELS, "serving"},
     "data": {*COLUMNS, "data"},
     "benchmark": {*TOOLS, "data", "benchmark"},
-    "__init__": {*TOOLS, "data"},
+    "__init__": {*TOOLS, "data", "quiet"},
 }
 # Doors: what users find on a model, or beside the models, is built above them.
 DOORS = {
@@ -153,6 +154,60 @@ def test_import_in_a_process_of_its_own(script):
     assert asked or "check the latest version" not in result.stdout
     imported = float(re.search(r"imported at ([\d.]+)", result.stdout)[1])
     assert ended - imported < 30  # deepctr would wait for the network, without a time-out
+
+
+LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+def errors_of(*arguments, **environment):
+    """Return what a fresh Python writes to its standard error."""
+    unset = {name: value for name, value in os.environ.items() if name != LEVEL}
+    unset["KERAS_BACKEND"] = keras.backend.backend()
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        env={**unset, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+LATE = """
+import mtl, sys, warnings, os
+os.write(2, b"I0000 ours\\n")  # after mtl, before TensorFlow: not held back
+import tensorflow
+assert tensorflow.constant([1.0]).numpy() == 1
+print("ours", file=sys.stderr)
+"""
+
+
+def test_commands_begin_without_tensorflows_log():
+    assert errors_of("-m", "mtl.benchmark", "--help") == ""
+    # On other backends than TensorFlow, Keras loads it later.
+    assert errors_of("-c", LATE, **{LEVEL: "3"}) == "I0000 ours\nours\n"
+
+
+def test_the_users_log_level_is_kept():
+    assert "oneDNN" in errors_of("-c", "import mtl, tensorflow")
+    shown = errors_of("-m", "mtl.benchmark", "--help", **{LEVEL: "0"})
+    assert ("oneDNN" in shown) == (keras.backend.backend() == "tensorflow")
+
+
+def test_examples_set_the_log_level_before_they_import_mtl():
+    for path in sorted((PACKAGE.parent / "examples").glob("*.py")):
+        lines = path.read_text().splitlines()
+        loads = [
+            i for i, line in enumerate(lines) if re.match(r"(import|from) (keras|mtl)\b", line)
+        ]
+        if path.name.startswith(("benchmark_", "profile_")):
+            continue  # measure in processes of their own, whose log they keep
+        level = next(i for i, line in enumerate(lines) if LEVEL in line)
+        assert 'setdefault("TF_CPP_MIN_LOG_LEVEL", "3")' in lines[level], path
+        assert level < loads[0], path
+        assert "mtl" in lines[loads[0]], path  # which holds back what the level doesn't
 
 
 def sources():

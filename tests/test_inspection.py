@@ -17,6 +17,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mtl import inspection, models
+from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
 from mtl.inspection.gates import GateProbe
 from mtl.inspection.transfer import interval
 from mtl.layers import Gate
@@ -559,6 +560,144 @@ def test_negative_transfer_refuses_models_without_widths():
         inspection.negative_transfer(models.ESMM, toy.columns(), data, data)
 
 
+# --- permutation importance
+
+
+def ask(model, x, y, groups=None, **options):
+    options = {"verbose": False, **options}
+    return inspection.permutation_importance(model, x, y, groups, **options)
+
+
+def test_importance_is_the_loss_of_the_headline_by_hand():
+    model = toy.randomize(
+        toy.build("SharedBottom", task_names=["zeta", "a"], task_types=["binary", "regression"])
+    )
+    x, y = toy.features(), [toy.labels(1)[0], np.random.default_rng(4).normal(size=24)]
+    y[0][:5] = np.nan
+    weight = np.linspace(0.1, 1, 24)
+    table = ask(model, x, y, sample_weight=weight, repeats=3, seed=7)
+    assert list(table) == ["task", "feature", "metric", "score", "importance", "std"]
+    names = ["price", "user", "history", "item", "age"]
+    assert list(table["feature"]) == names * 2
+    assert list(table["task"]) == ["zeta"] * 5 + ["a"] * 5
+
+    def scores(x):
+        click, price = (np.ravel(p) for p in toy.outputs(model, x))
+        auc = roc_auc_score(y[0][5:], click[5:], sample_weight=weight[5:])
+        return auc, -math.sqrt(np.average((y[1] - price) ** 2, weights=weight))
+
+    rng = np.random.default_rng(7)
+    orders = [rng.permutation(24) for _ in range(3)]
+    for name in names:
+        worse = np.subtract(scores(x), [scores({**x, name: x[name][o]}) for o in orders])
+        rows = table[table["feature"] == name]
+        np.testing.assert_allclose(rows["importance"], worse.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(rows["std"], worse.std(axis=0), atol=1e-6)
+    assert list(table["metric"]) == ["AUC"] * 5 + ["RMSE"] * 5
+    np.testing.assert_allclose(table["score"][[0, 5]], np.multiply(scores(x), [1, -1]), rtol=1e-5)
+    pd.testing.assert_frame_equal(table, ask(model, x, y, sample_weight=weight, repeats=3, seed=7))
+    assert not table.equals(ask(model, x, y, sample_weight=weight, repeats=3, seed=8))
+
+
+def test_what_a_group_holds_is_shuffled_together():
+    """A group of every feature shuffles whole rows: its AUC is that of shuffled predictions."""
+    model, x, y = toy.randomize(toy.build("MMoE", num_tasks=1)), toy.features(), toy.labels(1)
+    names = ["price", "user", "history", "item", "age"]
+    table = ask(model, x, y, {"all": names}, repeats=1).set_index("feature")
+    order = np.random.default_rng(0).permutation(24)
+    p = np.ravel(toy.outputs(model, x)[0])
+    assert list(table.index) == ["all"]
+    expected = roc_auc_score(y[0], p) - roc_auc_score(y[0], p[order])
+    assert table["importance"]["all"] == pytest.approx(expected, abs=1e-6)
+    two = ask(model, x, y, {"who": ["user", "age"]}, repeats=1).set_index("feature")
+    assert list(two.index) == ["who", "price", "history", "item"]
+    both = {**x, "user": x["user"][order], "age": x["age"][order]}
+    expected = roc_auc_score(y[0], p) - roc_auc_score(y[0], np.ravel(toy.outputs(model, both)[0]))
+    assert two["importance"]["who"] == pytest.approx(expected, abs=1e-6)
+
+
+def sequences():
+    def column(name, **options):
+        return VarLenSparseFeat(SparseFeat(name, 7, 3), 3, "mean", **options)
+
+    return [
+        column("a", length_name="len", weight_name="w_a"),
+        column("b", length_name="len"),
+        column("c", weight_name="w_c"),
+        SparseFeat("d", 7, 3),
+    ]
+
+
+def test_sequences_are_shuffled_with_their_length_and_weights(monkeypatch):
+    model = models.SharedBottom(sequences(), task_names=["t"], tower_dnn_units_lists=[[4]])
+    row = np.arange(20)
+    x = {
+        "a": np.tile(row[:, None] % 7, 3), "b": np.tile(row[:, None] % 5, 3),
+        "c": np.tile(row[:, None] % 6, 3), "d": row % 4, "len": row % 3 + 1,
+        "w_a": np.tile(row[:, None, None] * 1.0, (3, 1)), "w_c": np.ones((20, 3, 1)),
+    }  # fmt: skip
+    y, seen = toy.labels(1, 20), []
+
+    def predict(self, x, batch_size, verbose):
+        seen.append({name: np.asarray(value) for name, value in x.items()})
+        return np.linspace(0, 1, 20)[:, None]
+
+    monkeypatch.setattr(MultiTaskModel, "predict", predict)
+    table = ask(model, x, y, repeats=1)
+    assert list(table["feature"]) == ["a + b", "c", "d"]
+    order = np.random.default_rng(0).permutation(20)
+    moved = [
+        {name for name in x if not np.array_equal(np.ravel(one[name]), np.ravel(seen[0][name]))}
+        for one in seen[1:]
+    ]
+    assert moved == [{"a", "b", "len", "w_a"}, {"c"}, {"d"}]  # w_c is all ones
+    for name in ("a", "b", "len", "w_a"):
+        np.testing.assert_array_equal(seen[1][name], seen[0][name][order])
+    with pytest.raises(ValueError, match=r"`groups\['g'\]` .* share .*: 'a' without \['b'\]"):
+        ask(model, x, y, {"g": ["a", "c"]})
+    assert list(ask(model, x, y, {"g": ["a", "b"]})["feature"]) == ["g", "c", "d"]
+
+
+def test_importance_finds_what_the_labels_are_made_of(capsys):
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=400).astype("float32") for name in ("signal", "noise")}
+    y = [(x["signal"] > 0).astype("float32"), np.full(400, np.nan)]
+    model = models.SharedBottom(
+        [DenseFeat("signal"), DenseFeat("noise")],
+        task_names=["t", "never"],
+        bottom_dnn_units=[8],
+        tower_dnn_units_lists=[[], []],
+        seed=0,
+    )
+    model.compile(keras.optimizers.Adam(0.1), **toy.QUICK)
+    model.fit(x, [y[0], y[0]], batch_size=100, epochs=5, verbose=0)
+    table = inspection.permutation_importance(model, pd.DataFrame(x), y).set_index(
+        ["task", "feature"]
+    )["importance"]
+    assert table["t", "signal"] > 0.4
+    assert abs(table["t", "noise"]) < 0.05
+    assert table["never"].isna().all()
+    assert "11/11" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"groups": ["user"]}, TypeError, "`groups` should be a dict .* Received: ..user"),
+        ({"groups": {"g": "user"}}, TypeError, r"`groups\['g'\]` should be a list of features"),
+        ({"groups": {"g": ["usr"]}}, ValueError, r"out of \['price', .*Received: \['usr'\]"),
+        ({"groups": {"g": []}}, ValueError, r"should hold features out of .* Received: \[\]"),
+        ({"groups": {"age": ["user"]}}, ValueError, "no name of a feature .* Received: 'age'"),
+        ({"repeats": 0}, ValueError, "`repeats` should be a positive integer. Received: 0"),
+        ({"seed": -1}, ValueError, "`seed` should be a non-negative integer. Received: -1"),
+        ({"x": toy.features(0), "y": toy.labels(2, 0)}, ValueError, "at least one row"),
+    ],
+)
+def test_importance_refuses(options, error, message):
+    with pytest.raises(error, match=message):
+        ask(toy.build("SharedBottom"), **{"x": toy.features(), "y": toy.labels(), **options})
+
+
 # --- plots
 
 LONG = ["click", "purchase within seven days after the click", "rating_given_by_the_same_customer"]
@@ -710,6 +849,26 @@ def test_plot_of_the_transfer(tmp_path):
     (segment,) = rmse.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose(segment[:, 0], [-4, -2])
     assert_readable(figure)
+
+
+def test_plot_of_the_importance(tmp_path):
+    table = pd.DataFrame(
+        {
+            "task": ["click"] * 3 + ["price"] * 3,
+            "feature": LONG * 2,
+            "metric": ["AUC"] * 3 + ["RMSE"] * 3,
+            "importance": [0.01, 0.2, -0.01, 3.0, np.nan, 1.0],
+            "std": [0.01, 0.02, 0.01, 1.0, np.nan, 0.1],
+        }
+    )
+    figure = inspection.plot_permutation_importance(table, tmp_path / "plot.png")
+    click, price = figure.axes
+    assert [bar.get_width() for bar in click.patches] == [0.2, 0.01, -0.01]
+    assert click.get_xlabel() == "loss of AUC when shuffled"
+    assert price.get_xlabel() == "loss of RMSE when shuffled"
+    assert click.get_yticklabels()[0].get_text().startswith("purchase")
+    assert_readable(figure)
+    assert len(inspection.plot_permutation_importance(table, most=1).axes[0].patches) == 1
 
 
 def test_plots_name_the_extra(monkeypatch):

@@ -11,10 +11,6 @@ stopped when it is given again, and finished runs aren't repeated.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import argparse
 import hashlib
 import sys

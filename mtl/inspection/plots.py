@@ -204,6 +204,51 @@ def plot_negative_transfer(transfer: pd.DataFrame, path: Any = None) -> Any:
     return _saved(figure, path)
 
 
+def plot_permutation_importance(
+    importance: pd.DataFrame, path: Any = None, *, most: int = 20
+) -> Any:
+    """Draw how much worse each task gets without each feature, the most important on top.
+
+    A panel per task, each with its own order; bars have the standard deviation over repeats.
+
+    Args:
+        importance: what `permutation_importance` returned.
+        path: str, path or None. Image file to write, too. Defaults to None.
+        most: int. Features per panel. Defaults to 20.
+
+    Returns:
+        A matplotlib Figure.
+
+    Raises:
+        ImportError: matplotlib isn't installed.
+    """
+    tables = {
+        task: table.sort_values("importance", ascending=False, na_position="last").head(most)
+        for task, table in importance.groupby("task", sort=False)
+    }
+    _, space = _margin(importance["feature"])
+    figure, axes = _pyplot().subplots(
+        1,
+        len(tables),
+        figsize=((3 + space) * len(tables), 0.3 * max(map(len, tables.values())) + 1.2),
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, (task, table) in zip(axes[0], tables.items(), strict=True):
+        places = range(len(table))
+        ax.barh(places, table["importance"], 0.7, edgecolor="black", linewidth=0.6, color="0.75")
+        ax.errorbar(
+            table["importance"], places, xerr=table["std"], fmt="none", ecolor="black", capsize=2
+        )
+        ax.axvline(0, color="0.4", linewidth=1)
+        ax.set_yticks(places, _margin(table["feature"])[0], fontsize="small")
+        ax.set_ylim(len(table) - 0.5, -0.5)
+        ax.locator_params(axis="x", nbins=4)
+        ax.set_title(_wrap(str(task), 2.2 + space), fontsize="medium", loc="left")
+        ax.set_xlabel(f"loss of {table['metric'].iloc[0]} when shuffled")
+    return _saved(figure, path)
+
+
 def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
