@@ -16,7 +16,8 @@ from scipy import stats
 from mtl import checks
 from mtl.metrics import HEADLINES, scores_of
 from mtl.tasks import Task
-from mtl.training import arrays, spread
+from mtl.training import labels as labels_of
+from mtl.training import spread
 from mtl.training.pace import count_parameters
 
 
@@ -98,7 +99,7 @@ def negative_transfer(
         raise ValueError(f"`options` should make several tasks. Received: {model.task_names} alone")
     single_options = alone(factory, feature_columns, options, tasks, size)
     setting = _Setting(factory, feature_columns, tasks, train, compile or {}, fit or {})
-    x_test, labels = test[0], arrays.check_labels(tasks, test[1])
+    x_test, labels = test[0], labels_of.check_labels(tasks, test[1])
     single, multi = np.zeros((2, len(tasks), len(seeds)))
     sizes = [0] * len(tasks)
     for column, seed in enumerate(seeds):
@@ -225,8 +226,10 @@ class _Setting:
     def _data(self, data: Any, k: int | None) -> tuple[Any, Any, Any]:
         """Return inputs, labels and sample weights of all tasks, or of task k."""
         x, y, *rest = data
-        labels = arrays.check_labels(self.tasks, y)
-        weights = arrays.check_sample_weights(self.tasks, rest[0] if rest else None, len(labels[0]))
+        labels = labels_of.check_labels(self.tasks, y)
+        weights = labels_of.check_sample_weights(
+            self.tasks, rest[0] if rest else None, len(labels[0])
+        )
         if k is None:
             return x, labels, weights
         return x, labels[k], weights and weights[k]
