@@ -218,6 +218,9 @@ class _Setting:
         model.compile(**_compile_options(self.compile, self.tasks, k))
         x, y, weights = self._data(self.train, k)
         more = {"verbose": 0, **self.fit}
+        by_class = labels_of.check_class_weights(self.tasks, more.get("class_weight"))
+        if by_class is not None and k is not None:
+            more["class_weight"] = by_class[k]
         if isinstance(more.get("validation_data"), (list, tuple)):
             more["validation_data"] = self._data(more["validation_data"], k)
         model.fit(x, y, sample_weight=weights, **more)

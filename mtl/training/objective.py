@@ -130,7 +130,10 @@ class Objective:
             rows = ops.shape(predictions)[0]
             kind = self.kinds[k]
             check_shape(task, kind, labels)
-            right = ops.all(kind.valid(task, labels)) if missing and kind is not None else None
+            right = None
+            if missing and kind is not None:
+                valid = kind.valid(task, labels)
+                labels, right = ops.where(valid, labels, ops.zeros_like(labels)), ops.all(valid)
             if missing and may_be_nan(labels):
                 labels, predictions, weights, valid = mask(
                     task, labels, predictions, weights, loss.reduction in _MEANS

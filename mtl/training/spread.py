@@ -69,8 +69,7 @@ def spread_metrics(
         return None
     if isinstance(metrics, str) and metrics == "default":
         entries: list[Any] = [
-            "categorical_accuracy" if kind is not None and kind.form == "one-hot" else task.metric
-            for task, kind in zip(tasks, kinds or [None] * len(tasks), strict=True)
+            _default_metric(*pair) for pair in zip(tasks, kinds or [None] * len(tasks), strict=True)
         ]
     elif isinstance(metrics, Mapping):
         entries = _entries(tasks, argument, metrics)
@@ -145,6 +144,13 @@ def known_entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any
             f"Received: {unknown}"
         )
     return _picked(tasks, values)
+
+
+def _default_metric(task: Task, kind: Kind | None) -> str:
+    if task.type != "multiclass" or kind is None:
+        return task.metric
+    by_form = {"one-hot": "categorical_accuracy", "either": "accuracy"}  # the latter by the shapes
+    return by_form.get(kind.form, task.metric)
 
 
 def _picked(tasks: Sequence[Task], values: Any) -> list[Any]:

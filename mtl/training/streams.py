@@ -162,8 +162,8 @@ def _in_graph(batch: Any, form: Form) -> Any:
         label = tf.cast(found[k], "float32")  # type: ignore[index]
         kind = form.kinds[k] if form.kinds else None
         if kind is not None:
-            expected = f"`y[{task.name!r}]` should hold labels that its loss {kind.loss} takes"
-            label = _where(kind.valid(task, label), label, f"{expected} (or NaN, if missing)")
+            expected = f"should hold labels that its loss {kind.loss} takes, or NaN if missing"
+            label = _where(kind.valid(task, label), label, f"`y` of {task.name} {expected}")
         checked.append(label)
     weighted = by_task(form.tasks, "sample_weight", weights)
     if weighted is None and form.class_weight is None:
@@ -173,7 +173,8 @@ def _in_graph(batch: Any, form: Form) -> Any:
     for k, task in enumerate(form.tasks):
         weight = weighted[k] if weighted is not None else None
         weight = tf.ones((rows, 1)) if weight is None else tf.cast(weight, "float32")
-        weight = _where(weight >= 0, weight, f"`sample_weight[{task.name!r}]` should be at least 0")
+        expected = f"`sample_weight` of {task.name} should hold weights of at least 0"
+        weight = _where(weight >= 0, weight, expected)
         classes = checked[k]
         if form.class_weight is not None and form.class_weight[k]:
             if classes.shape[-1] != 1:  # one-hot
@@ -217,11 +218,11 @@ def _narrow(ids: Any, hashed: bool) -> Any:
 
 
 def _where(valid: Any, values: Any, message: str) -> Any:
-    """Return values if all are valid; otherwise raise, in the graph."""
+    """Return values if all are valid; otherwise raise, in the graph, which escapes quotes."""
     import tensorflow as tf
 
-    wrong = tf.boolean_mask(values, ~valid)
-    with tf.control_dependencies([tf.debugging.Assert(valid, [f"{message}. Received:", wrong])]):
+    message, wrong = f"{message}. Received:", tf.boolean_mask(values, ~valid)
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(valid), [message, wrong])]):
         return tf.identity(values)
 
 

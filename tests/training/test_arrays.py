@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import reference as ref
+import tensorflow as tf
 import toy
 
 from mtl.features import DenseFeat, SparseFeat
@@ -95,11 +96,8 @@ def test_ids_beyond_a_columns_type_do_not_wrap(dtype: str, hashed: bool) -> None
     toy.same(called, expected)
     batches = Batches([{"id": ids[:4]}, {"id": ids[4:]}])
     toy.same(models[0].predict(batches, verbose=0), expected)
-    if toy.BACKEND == "tensorflow":  # whose data sets they are, and which may be there alone
-        import tensorflow as tf
-
-        data = tf.data.Dataset.from_tensor_slices({"id": ids}).batch(4)
-        toy.same(models[0].predict(data, verbose=0), expected)
+    data = tf.data.Dataset.from_tensor_slices({"id": ids}).batch(4)
+    toy.same(models[0].predict(data, verbose=0), expected)
 
 
 def test_a_model_saved_with_inputs_of_a_narrow_type_takes_ids_beyond_it() -> None:
