@@ -51,7 +51,9 @@ def model_inputs(columns: Iterable[Any]) -> list[Input]:
     """Return the inputs of checked columns; sequences may share their length or weight input."""
     inputs: dict[str, Input] = {}
     for column in columns:
-        inputs[column.name] = Input(column.name, (_width(column),), _input_dtype(column.dtype))
+        dense = isinstance(column, DenseFeat)
+        dtype = _number_dtype(column.dtype) if dense else _id_dtype(column.dtype)
+        inputs[column.name] = Input(column.name, (_width(column),), dtype)
         if isinstance(column, VarLenSparseFeat):
             if column.weight_name is not None:
                 inputs[column.weight_name] = Input(
@@ -126,9 +128,17 @@ def _width(column: Any) -> int:
     return column.maxlen if isinstance(column, VarLenSparseFeat) else 1
 
 
-def _input_dtype(dtype: str) -> str:
+def _id_dtype(dtype: str) -> str:
+    if dtype == "string":
+        return dtype
+    # An id that a narrow type can't hold would come out of the cast as another one.
+    wide = "int64" if dtype in ("int64", "uint32") else "int32"
     # JAX runs without 64-bit types unless told otherwise, and warns at each one that it meets.
-    return "int32" if dtype == "int64" and keras.backend.backend() == "jax" else dtype
+    return "int32" if keras.backend.backend() == "jax" else wide
+
+
+def _number_dtype(dtype: str) -> str:
+    return "float32" if dtype in _INTEGERS else dtype  # which would wrap, and cut off fractions
 
 
 def _check_column(column: Any) -> Any:

@@ -305,10 +305,12 @@ def test_gradient_conflict_is_the_mean_cosine_over_batches(monkeypatch):
     np.testing.assert_allclose(table, [[1, -0.5, nan], [-0.5, 1, nan], [nan, nan, nan]])
     assert [len(part["user"]) for part, _, _ in seen] == [7, 8, 8]
     for name in x:
-        np.testing.assert_array_equal(np.concatenate([part[name] for part, _, _ in seen]), x[name])
+        given = np.concatenate([part[name] for part, _, _ in seen])
+        np.testing.assert_array_equal(given, x[name].reshape(23, -1))
     for k in range(3):
-        np.testing.assert_array_equal(np.concatenate([labels[k] for _, labels, _ in seen]), y[k])
-    weights = [np.concatenate([w[k] for _, _, w in seen]) for k in range(3)]
+        given = np.concatenate([labels[k] for _, labels, _ in seen])
+        np.testing.assert_array_equal(given, y[k][:, None])
+    weights = [np.concatenate([w[k][:, 0] for _, _, w in seen]) for k in range(3)]
     np.testing.assert_array_equal(weights, [np.ones(23), np.arange(23), np.ones(23)])
 
 
@@ -464,12 +466,12 @@ def test_negative_transfer_hands_each_model_its_part():
     assert all(float(own.learning_rate) == 0.25 for own in used)
     x, y, options = alone.fitted
     assert set(x) == {"age"}
-    np.testing.assert_array_equal(y, fake_labels()[1].astype("float32"))
+    np.testing.assert_array_equal(y, fake_labels()[1].astype("float32")[:, None])
     assert (options["epochs"], options["verbose"]) == (3, 0)
     assert options["sample_weight"] is None
-    val_price = fake_labels(2)[1].astype("float32")
+    val_price = fake_labels(2)[1].astype("float32")[:, None]
     np.testing.assert_array_equal(options["validation_data"][1], val_price)
-    np.testing.assert_array_equal(options["validation_data"][2], [1, 2])
+    np.testing.assert_array_equal(options["validation_data"][2], [[1], [2]])
     # 36 parameters: 24 and 12 on one task.
     assert {sum(map(len, m.trainable_variables)) for m in Fake.made if len(m.tasks) == 1} == {36}
 

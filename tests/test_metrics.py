@@ -380,7 +380,7 @@ def test_evaluate_tasks_takes_one_hot_classes(mixed: Mixed) -> None:
         ("kind", np.full(N, 3), r"`y\['kind'\]` should hold classes from 0 to 2.*Received: 3"),
         ("kind", np.full(N, 0.5), r"`y\['kind'\]` should hold classes from 0 to 2.*0\.5"),
         ("tags", np.full((N, 2), 2), r"`y\['tags'\]` should hold 0 and 1.*Received: 2"),
-        ("tags", np.ones(N), rf"`y\['tags'\]` should have shape \({N}, 2\).*Received: \({N},\)"),
+        ("tags", np.ones(N), rf"`y\['tags'\]` should have shape \(N, 2\).*Received: \({N},\)"),
     ],
 )
 def test_labels_that_are_not_of_the_type_are_refused(

@@ -12,7 +12,6 @@ import pandas as pd
 
 from mtl import checks
 from mtl.inspection.gates import checked_inputs
-from mtl.training import arrays
 from mtl.training.model import MultiTaskModel
 
 
@@ -56,8 +55,7 @@ def gradient_conflict(
     rows = len(next(iter(inputs.values())))
     if rows == 0:
         raise ValueError("`x` should hold at least one row. Received: 0 rows.")
-    labels = arrays.check_labels(model.tasks, y)
-    weights = arrays.check_sample_weights(model.tasks, sample_weight, rows)
+    _, labels, weights = model.checked_data(inputs, y, sample_weight)
     products = gradient_products(model)
     total = np.zeros((len(model.tasks),) * 2)
     count = np.zeros_like(total)

@@ -16,7 +16,8 @@ from scipy import stats
 from mtl import checks
 from mtl.metrics import HEADLINES, scores_of
 from mtl.tasks import Task
-from mtl.training import arrays, spread
+from mtl.training import labels as labels_of
+from mtl.training import spread
 from mtl.training.pace import count_parameters
 
 _ENOUGH = 3  # pairs; two have a test without power
@@ -102,7 +103,7 @@ def negative_transfer(
         raise ValueError(f"`options` should make several tasks. Received: {model.task_names} alone")
     single_options = alone(factory, feature_columns, options, tasks, size)
     setting = _Setting(factory, feature_columns, tasks, train, compile or {}, fit or {})
-    x_test, labels = test[0], arrays.check_labels(tasks, test[1])
+    x_test, labels = test[0], labels_of.check_labels(tasks, test[1])
     single, multi = np.zeros((2, len(tasks), len(seeds)))
     sizes = [0] * len(tasks)
     for column, seed in enumerate(seeds):
@@ -261,6 +262,9 @@ class _Setting:
         model.compile(**_compile_options(self.compile, self.tasks, k))
         x, y, weights = self._data(self.train, k)
         more = {"verbose": 0, **self.fit}
+        by_class = labels_of.check_class_weights(self.tasks, more.get("class_weight"))
+        if by_class is not None and k is not None:
+            more["class_weight"] = by_class[k]
         if isinstance(more.get("validation_data"), (list, tuple)):
             more["validation_data"] = self._data(more["validation_data"], k)
         model.fit(x, y, sample_weight=weights, **more)
@@ -269,8 +273,10 @@ class _Setting:
     def _data(self, data: Any, k: int | None) -> tuple[Any, Any, Any]:
         """Return inputs, labels and sample weights of all tasks, or of task k."""
         x, y, *rest = data
-        labels = arrays.check_labels(self.tasks, y)
-        weights = arrays.check_sample_weights(self.tasks, rest[0] if rest else None, len(labels[0]))
+        labels = labels_of.check_labels(self.tasks, y)
+        weights = labels_of.check_sample_weights(
+            self.tasks, rest[0] if rest else None, len(labels[0])
+        )
         if k is None:
             return x, labels, weights
         return x, labels[k], weights and weights[k]

@@ -24,6 +24,7 @@ from mtl.metrics.arrays import (
 )
 from mtl.tasks import Task
 from mtl.training import arrays
+from mtl.training import labels as labels_of
 from mtl.training.graph import maker
 from mtl.training.model import MultiTaskModel
 
@@ -123,8 +124,8 @@ def labels_and_weights(
     model: MultiTaskModel, y: Any, sample_weight: Any
 ) -> tuple[list[Any], list[Any]]:
     """Return each task's labels, and each task's weights or None, in task order."""
-    labels = checks.as_list(arrays.check_labels(model.tasks, y))
-    weights = arrays.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
+    labels = checks.as_list(labels_of.check_labels(model.tasks, y))
+    weights = labels_of.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
     if weights is None or len(model.tasks) == 1:
         weights = [weights] * len(model.tasks)
     return labels, weights

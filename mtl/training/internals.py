@@ -6,7 +6,10 @@ these, its docstring says what it is for; the tests run with the oldest and the 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+import keras
 
 
 def set_objective(model: Any, objective: Any) -> None:
@@ -29,6 +32,13 @@ def metrics_by_task(compiled: Any) -> list[tuple[bool, list[list[Any]]]]:
     kinds = ((False, compiled._flat_metrics), (True, compiled._flat_weighted_metrics))
     # Keras 3.8 keeps no entries where no metric is given.
     return [(kind, [list(entry.metrics) if entry else [] for entry in of]) for kind, of in kinds]
+
+
+def function_of(metric: Any) -> Any:
+    """Return the function of a user that Keras made a metric of, with its arguments, or None."""
+    if type(metric) is not keras.metrics.MeanMetricWrapper:
+        return None
+    return partial(metric._fn, **metric._fn_kwargs)
 
 
 def additional_loss(model: Any, loss: Any) -> Any:

@@ -17,6 +17,7 @@ from mtl.training.sharing import shared_parts
 from mtl.training.stepped import returns_every_output
 from mtl.training.trainer import TaskTrainer
 
+_NARROW = ("int8", "int16", "uint8", "uint16")
 _in_graph: ContextVar[bool] = ContextVar("in_graph", default=False)
 
 
@@ -85,6 +86,10 @@ class MultiTaskModel(TaskTrainer):
         layers = config.get("layers", ())
         if any(str(layer.get("registered_name")).startswith("keras_rs>") for layer in layers):
             keras_rs_layers()  # whose import registers them
+        for layer in layers:
+            if layer.get("class_name") == "InputLayer" and layer["config"]["dtype"] in _NARROW:
+                # Saved when inputs still had the types of small ids, in which large ones wrap.
+                layer["config"]["dtype"] = "int32"
         return super().from_config(config, custom_objects)
 
     @property
@@ -232,10 +237,11 @@ class MultiTaskModel(TaskTrainer):
         named = packing.unpack(inputs)
         # Keras flattens the dict as it is: one key too many would shift every input after it.
         own = {name: named[name] for name in self.input if name in named}
-        # It takes no arrays beside tensors, and strings come as tensors.
-        return {
-            name: keras.ops.convert_to_tensor(value, self.input[name].dtype)
-            if isinstance(value, np.ndarray)
-            else value
-            for name, value in own.items()
-        }
+        for name, value in own.items():
+            dtype = self.input[name].dtype
+            if dtype == "int32" and hasattr(value, "dtype"):
+                own[name] = value = self.taken_inputs.narrow(name, value)
+            # It takes no arrays beside tensors, and strings come as tensors.
+            if isinstance(value, np.ndarray):
+                own[name] = keras.ops.convert_to_tensor(value, dtype)
+        return own

@@ -12,7 +12,8 @@ from keras import ops
 
 from mtl.losses import JointLoss, split_missing
 from mtl.tasks import Task
-from mtl.training.internals import metrics_by_task
+from mtl.training.evaluation import Seen, may_be_nan
+from mtl.training.kinds import check_shape, crossentropy, kind_in_funnel, kind_of
 
 _MEANS = ("sum_over_batch_size", "mean")
 _apart: ContextVar[list[Any] | None] = ContextVar("apart", default=None)
@@ -61,12 +62,20 @@ class Objective:
             else None
             for task, loss in zip(tasks, self._losses, strict=True)
         ]
+        functions = [getattr(loss, "function", None) for loss in self._losses]
+        of_loss = map(kind_of, tasks, self._losses, functions)
+        # What each task's loss takes, None for any labels.
+        self.kinds = [
+            kind or kind_in_funnel(t, self._joint) for t, kind in zip(tasks, of_loss, strict=True)
+        ]
+        self.seen = Seen([task.output_name for task in tasks])
         self._joint_means = [keras.metrics.Mean(name=joint.name) for joint in self._joint]
 
     @property
     def metrics(self) -> list[Any]:
-        """The means of the losses, for the logs."""
-        return [mean for mean in (*self._means, *self._joint_means) if mean is not None]
+        """The means of the losses, for the logs, and which tasks had labels."""
+        every = (*self._means, *self._joint_means, self.seen)
+        return [metric for metric in every if metric is not None]
 
     @property
     def variables(self) -> list[Any]:
@@ -92,11 +101,11 @@ class Objective:
         """Return the weighted loss of each task, and the joint losses, all scalars.
 
         Args:
-            y: labels in the structure of the outputs; NaN is missing.
+            y: list with a tensor `(B, 1)` or `(B, size)` per task, or None; NaN is missing.
             y_pred: predictions, a list in task order or one tensor for a single task.
             hidden: dict from name to prediction of the tasks without labels.
-            sample_weight: None, one tensor for every task, or weights as `y`.
-            missing: bool. Whether there may be missing labels.
+            sample_weight: None, or weights as `y`.
+            missing: bool. Whether there may be missing labels, or ones that nobody has checked.
             replicas: int. Number of replicas, whose losses Keras sums.
             log: bool. Whether to update the means of the logs. Defaults to True.
 
@@ -104,7 +113,9 @@ class Objective:
             ValueError: a task with a loss has no labels.
         """
         y, y_pred, sample_weight = (_listed(v, self._tasks) for v in (y, y_pred, sample_weight))
-        losses = []
+        losses: list[Any] = []
+        if missing and log:
+            self.seen.update_state(y)
         for k, task in enumerate(self._tasks):
             loss, mean = self._losses[k], self._means[k]
             if loss is None:
@@ -117,12 +128,20 @@ class Objective:
                     f"{task.name!r} (a missing label is NaN)"
                 )
             rows = ops.shape(predictions)[0]
-            if missing and _may_be_nan(labels):
+            kind = self.kinds[k]
+            check_shape(task, kind, labels)
+            right = None
+            if missing and kind is not None:
+                valid = kind.valid(task, labels)
+                labels, right = ops.where(valid, labels, ops.zeros_like(labels)), ops.all(valid)
+            if missing and may_be_nan(labels):
                 labels, predictions, weights, valid = mask(
                     task, labels, predictions, weights, loss.reduction in _MEANS
                 )
                 rows = ops.sum(ops.cast(valid, "float32"))
             value = loss(labels, predictions, weights)
+            if right is not None:  # no gradient comes of such labels, and no number
+                value = ops.where(right, value, ops.full_like(value, float("nan")))
             if mean is not None and log:
                 mean.update_state(value * replicas if replicas > 1 else value, rows)
             losses.append(value * self._weights[k] if self._weights[k] != 1 else value)
@@ -186,32 +205,6 @@ def mask(
     return labels, predictions, weights, valid
 
 
-def update_metrics(
-    compiled: Any, tasks: Sequence[Task], y: Any, y_pred: Any, sample_weight: Any
-) -> None:
-    """Update a model's compiled metrics with the rows that have a label.
-
-    Args:
-        compiled: the metrics container of Keras' trainer.
-        tasks: the model's tasks.
-        y: labels in the structure of the outputs.
-        y_pred: predictions.
-        sample_weight: None, one tensor for every task, or weights as `y`.
-    """
-    if not compiled.built:
-        compiled.build(y, y_pred)
-    y, y_pred, sample_weight = (_listed(v, tasks) for v in (y, y_pred, sample_weight))
-    for weighted, by_task in metrics_by_task(compiled):
-        for k, (task, metrics) in enumerate(zip(tasks, by_task, strict=bool(by_task))):
-            for metric in metrics:
-                given = y[k], y_pred[k], sample_weight[k] if weighted else None
-                if _may_be_nan(y[k]):
-                    given = mask(task, *given)[:3]
-                    if getattr(metric, "multi_label", False):  # AUC, label by label
-                        given = tuple(ops.reshape(v, (-1, task.size)) for v in given)
-                metric.update_state(*given)
-
-
 def total(losses: Sequence[Any], rest: Sequence[Any], balancer: Any = None) -> Any:
     """Return the scalar to minimise; inside `terms_apart`, keep its terms.
 
@@ -256,12 +249,10 @@ class _Function(keras.losses.Loss):
 
     def __init__(self, function: Any) -> None:
         super().__init__(name=getattr(function, "__name__", None))
-        self._function = function
+        self.function = function
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        if len(y_true.shape) == 1 and y_pred.shape[-1] == 1:
-            y_true = ops.expand_dims(y_true, -1)
-        return self._function(y_true, y_pred)
+        return self.function(y_true, y_pred)
 
 
 def _loss(task: Task, loss: Any) -> Any:
@@ -269,18 +260,9 @@ def _loss(task: Task, loss: Any) -> Any:
     if loss is None:
         return None
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
-        loss = _crossentropy
+        loss = crossentropy
     loss = keras.losses.get(loss)
     return loss if isinstance(loss, keras.losses.Loss) else _Function(loss)
-
-
-def _crossentropy(y_true: Any, y_pred: Any) -> Any:
-    """Choose the cross-entropy by the shapes, as Keras does for this name."""
-    if y_pred.shape[-1] == 1:
-        return keras.losses.binary_crossentropy(y_true, y_pred)
-    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
-        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
-    return keras.losses.categorical_crossentropy(y_true, y_pred)
 
 
 def _check_joint(
@@ -311,7 +293,3 @@ def _check_joint(
 def _listed(values: Any, tasks: Sequence[Task]) -> list[Any]:
     """Return one entry per task: those of a list, or one for all."""
     return list(values) if isinstance(values, (list, tuple)) else [values] * len(tasks)
-
-
-def _may_be_nan(labels: Any) -> bool:
-    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)))

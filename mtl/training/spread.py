@@ -10,6 +10,7 @@ import keras
 from mtl import checks
 from mtl.tasks import Task
 from mtl.training.auc import StreamingAUC
+from mtl.training.kinds import Kind
 
 
 def spread_losses(tasks: Sequence[Task], loss: Any) -> list[Any]:
@@ -52,7 +53,9 @@ def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> list[float]
     return [1.0 if weight is None else float(weight) for weight in entries]
 
 
-def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:
+def spread_metrics(
+    tasks: Sequence[Task], argument: str, metrics: Any, kinds: Sequence[Kind | None] | None = None
+) -> Any:
     """Return one list of metrics per task, or None.
 
     Args:
@@ -60,6 +63,8 @@ def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:
         argument: str. Name of the argument, for errors.
         metrics: one metric or a flat list of metrics for every task, a list with one entry (a
             metric or a list of them) per task, a dict by task name, `"default"`, or None.
+        kinds: what each task's loss takes, where it is known: "default" goes by it. Defaults to
+            None.
 
     Returns:
         A list of lists, or a flat list for a single task, or None. A metric object that serves
@@ -71,7 +76,9 @@ def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:
     if metrics is None:
         return None
     if isinstance(metrics, str) and metrics == "default":
-        entries: list[Any] = [task.metric for task in tasks]
+        entries: list[Any] = [
+            _default_metric(*pair) for pair in zip(tasks, kinds or [None] * len(tasks), strict=True)
+        ]
     elif isinstance(metrics, Mapping):
         entries = _entries(tasks, argument, metrics)
     elif not isinstance(metrics, (list, tuple)):
@@ -87,32 +94,52 @@ def spread_metrics(tasks: Sequence[Task], argument: str, metrics: Any) -> Any:
     return lists if len(tasks) > 1 else lists[0]
 
 
-def by_task(tasks: Sequence[Task], values: Any) -> Any:
-    """Return labels or sample weights of a batch in the structure of the model's outputs.
+def by_task(tasks: Sequence[Task], argument: str, values: Any) -> list[Any] | None:
+    """Return labels or sample weights of a batch, one tensor per task.
 
     Args:
         tasks: the model's tasks.
+        argument: str. `"y"` or `"sample_weight"`; a dict of labels may hold more than the tasks',
+            one weight means every task, and one tensor of labels a single task.
         values: None, a tensor, or a list, tuple or dict of tensors with one entry per task.
 
     Returns:
-        None, a list in task order, or a single tensor if there is a single task.
+        None, or a list in task order of tensors `(B, 1)` or `(B, size)`, or None for those that a
+        dict doesn't name.
+
+    Raises:
+        ValueError: another number of tensors than tasks, or weights of an unknown task.
     """
+    if values is None:
+        return None
     if isinstance(values, Mapping):
-        values = _picked(tasks, values)
+        weights = argument == "sample_weight"
+        found = known_entries(tasks, argument, values) if weights else _picked(tasks, values)
     elif isinstance(values, (list, tuple)):
-        values = list(values)
+        found = list(values)
+    elif len(tasks) == 1 or argument == "sample_weight":
+        found = [values] * len(tasks)
     else:
-        return values
-    return values if len(tasks) > 1 else values[0]
+        raise ValueError(
+            f"`{argument}` should be a tuple with one array per task, or a dict by task name, for "
+            f"the tasks {[task.name for task in tasks]} (tf.data makes one array of a list). "
+            f"Received: an array of shape {tuple(values.shape)}"
+        )
+    if len(found) != len(tasks):
+        raise ValueError(
+            f"`{argument}` should have one array per task {[task.name for task in tasks]}. "
+            f"Received: {len(found)} arrays for {len(tasks)} tasks."
+        )
+    return [_column(value) for value in found]
 
 
-def known_entries(tasks: Sequence[Task], argument: str, values: Mapping[str, Any]) -> list[Any]:
+def known_entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any]:
     """Return a dict's entry per task, None where it has none.
 
     Args:
         tasks: the model's tasks.
         argument: str. Name of the argument, for errors.
-        values: dict by task name or output name.
+        values: dict or DataFrame by task name or output name.
 
     Returns:
         A list in task order.
@@ -130,8 +157,20 @@ def known_entries(tasks: Sequence[Task], argument: str, values: Mapping[str, Any
     return _picked(tasks, values)
 
 
-def _picked(tasks: Sequence[Task], values: Mapping[str, Any]) -> list[Any]:
+def _default_metric(task: Task, kind: Kind | None) -> str:
+    if task.type != "multiclass" or kind is None:
+        return task.metric
+    by_form = {"one-hot": "categorical_accuracy", "either": "accuracy"}  # the latter by the shapes
+    return by_form.get(kind.form, task.metric)
+
+
+def _picked(tasks: Sequence[Task], values: Any) -> list[Any]:
     return [values.get(task.name, values.get(task.output_name)) for task in tasks]
+
+
+def _column(value: Any) -> Any:
+    """Return a tensor `(B,)` as `(B, 1)`; beside predictions it would broadcast to `(B, B)`."""
+    return value[:, None] if value is not None and len(value.shape) == 1 else value
 
 
 def _entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any]:

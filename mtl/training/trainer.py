@@ -5,23 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from mtl import checks
-from mtl.tasks import Task
-from mtl.training import arrays, internals, pace, packing, spread
+from mtl.training import internals, labels, pace, packing, spread
 from mtl.training.balancers import checked_balancer, with_end_of_epoch
-from mtl.training.objective import Objective, total, update_metrics
+from mtl.training.evaluation import (
+    evaluating,
+    evaluation,
+    evaluations_of_fit,
+    tell_unseen,
+    without_best_of_nothing,
+)
+from mtl.training.metrics import update_metrics
+from mtl.training.objective import Objective, total
 from mtl.training.slices import predict_by_slices
-from mtl.training.stepped import SteppedModel
+from mtl.training.taskdata import TaskData
 from mtl.training.whole import whole_steps
 
 
-class TaskTrainer(SteppedModel):
+class TaskTrainer(TaskData):
     """A Keras model that is trained on several tasks; `MultiTaskModel` says which these are."""
 
-    tasks: tuple[Task, ...]
-    hidden_tasks: tuple[Task, ...]
     _missing_labels = True  # unless the data are known to have none
 
     @property
@@ -39,11 +43,6 @@ class TaskTrainer(SteppedModel):
         known = [name for name in self.metrics_names if name in logs]
         values = [logs[name] for name in [*known, *sorted(logs.keys() - set(known))]]
         return values if len(values) > 1 else values[0]
-
-    @property
-    def feature_columns(self) -> list[Any]:
-        """The feature columns whose inputs `fit` takes."""
-        raise NotImplementedError
 
     def split_outputs(self, outputs: Any) -> tuple[Any, dict[str, Any]]:
         """Return the predictions of `tasks`, as `predict` gives them, and hidden ones by name."""
@@ -112,9 +111,9 @@ class TaskTrainer(SteppedModel):
             optimizer=optimizer,
             loss=losses[0] if single else losses,
             loss_weights=loss_weights[0] if single and loss_weights else loss_weights,
-            metrics=spread.spread_metrics(self.tasks, "metrics", metrics),
+            metrics=spread.spread_metrics(self.tasks, "metrics", metrics, objective.kinds),
             weighted_metrics=spread.spread_metrics(
-                self.tasks, "weighted_metrics", weighted_metrics
+                self.tasks, "weighted_metrics", weighted_metrics, objective.kinds
             ),
             run_eagerly=run_eagerly,
             steps_per_execution=1 if steps_per_execution == "auto" else steps_per_execution,
@@ -181,8 +180,10 @@ class TaskTrainer(SteppedModel):
             validation_data: `(x, y)` or `(x, y, sample_weight)` in the forms above, or a data
                 set.
             shuffle: bool. Defaults to True.
-            class_weight: dict, for models of one task.
-            sample_weight: one array for every task, a list in task order, or a dict by task name.
+            class_weight: dict by task name of dicts from class to weight; the latter alone for a
+                single task. Sample weights are multiplied by it.
+            sample_weight: one array for every task, a list in task order, or a dict or DataFrame
+                by task name.
             **kwargs: the rarer arguments of `keras.Model.fit`.
 
         Returns:
@@ -191,38 +192,40 @@ class TaskTrainer(SteppedModel):
         Raises:
             TypeError: strings where numbers are expected, or inputs without names.
             ValueError: a missing feature or task, a wrong shape, ids that are no integers, a task
-                without any label, infinite labels, negative sample weights.
+                without any label, labels that a cross-entropy doesn't take or infinite ones,
+                negative sample weights, or a model that isn't compiled. What tf.data yields is
+                checked where it is read; of PyTorch's DataLoader, wrong labels make the loss NaN.
         """
-        x, y, sample_weight = self.checked_data(x, y, sample_weight)
-        arrays.check_some_labels(self.tasks, "y", y)
+        self.check_compiled("fit")
+        by_class = labels.check_class_weights(self.tasks, class_weight)
+        x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class)
+        labels.check_some_labels(self.tasks, "y", y)
         y_val = None
         if isinstance(validation_data, (list, tuple)):
             x_val, y_val, *rest = self.checked_data(*validation_data)
-            arrays.check_some_labels(self.tasks, "validation_data", y_val)
             validation_data = (packing.pack(x_val), y_val, *rest)
-        if class_weight is not None and isinstance(y, np.ndarray) and sample_weight is None:
-            # Keras would look up the class of a NaN.
-            sample_weight, class_weight = arrays.weights_of_classes(y, class_weight), None
+        elif validation_data is not None:
+            validation_data = self.checked_data(validation_data)[0]
         known = isinstance(x, dict) and (validation_data is None or y_val is not None)
-        self._expect_missing_labels(not known or arrays.any_missing([y, y_val]))
+        self._expect_missing_labels(not known or labels.any_missing([y, y_val]))
         if self.balancer is not None:
             callbacks = with_end_of_epoch(self.balancer, callbacks)
         by_steps = bool(kwargs.get("steps_per_epoch") or kwargs.get("validation_steps"))
         self.start_steps((x, y, sample_weight), batch_size, callbacks, by_steps)
-        return super().fit(
-            x=packing.pack(x),
-            y=y,
-            batch_size=batch_size,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            shuffle=shuffle,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            **kwargs,
-        )
+        with evaluations_of_fit():
+            return super().fit(
+                x=packing.pack(x),
+                y=y,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=without_best_of_nothing(callbacks),
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                sample_weight=sample_weight,
+                **kwargs,
+            )
 
     @whole_steps
     def evaluate(
@@ -236,13 +239,18 @@ class TaskTrainer(SteppedModel):
     ) -> Any:
         """Return losses and metrics, as `keras.Model.evaluate` does; data as in `fit`."""
         if not packing.packed(x):  # by fit, which has checked the data
+            self.check_compiled("evaluate")
             x, y, sample_weight = self.checked_data(x, y, sample_weight)
-            arrays.check_some_labels(self.tasks, "y", y)
             self._mask_if_missing(x, y)
             x = packing.pack(x)
-        return super().evaluate(
-            x=x, y=y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs
-        )
+        data = {"x": x, "y": y, "sample_weight": sample_weight}
+        with evaluation():
+            logs = super().evaluate(**data, batch_size=batch_size, verbose=verbose, **kwargs)
+        if self._missing_labels and isinstance(
+            objective := internals.objective_of(self), Objective
+        ):
+            tell_unseen(objective.seen)
+        return logs
 
     @whole_steps
     def predict(
@@ -261,7 +269,7 @@ class TaskTrainer(SteppedModel):
             TypeError: strings where numbers are expected, or inputs without names.
             ValueError: a missing feature, a wrong shape, ids that are no integers.
         """
-        x = arrays.check_inputs(self.feature_columns, x)
+        x = self.in_form(x, labelled=False)
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
         if rows == 0:  # which Keras refuses
             return super().predict_on_batch(x)
@@ -279,24 +287,33 @@ class TaskTrainer(SteppedModel):
 
     @whole_steps
     def train_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        **kwargs: Any,
     ) -> Any:
         """Run one training step, as `keras.Model.train_on_batch` does; data as in `fit`."""
-        x, y, sample_weight = self.checked_data(x, y, sample_weight)
+        self.check_compiled("train_on_batch")
+        by_class = labels.check_class_weights(self.tasks, class_weight)
+        x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class)
         self._mask_if_missing(x, y)
         return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     @whole_steps
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
+        self.check_compiled("test_on_batch")
         x, y, sample_weight = self.checked_data(x, y, sample_weight)
         self._mask_if_missing(x, y)
-        return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
+        with evaluation():
+            return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     @whole_steps
     def predict_on_batch(self, x: Any) -> Any:
         """Predict one batch; inputs as in `fit`."""
-        return super().predict_on_batch(arrays.check_inputs(self.feature_columns, x))
+        return super().predict_on_batch(self.taken_inputs.check(x))
 
     def compute_loss(
         self,
@@ -314,11 +331,15 @@ class TaskTrainer(SteppedModel):
         return total(losses, rest, self.balancer if training else None)
 
     def _loss_terms(self, y: Any, y_pred: Any, sample_weight: Any, **options: Any) -> Any:
-        y, sample_weight = (spread.by_task(self.tasks, v) for v in (y, sample_weight))
+        y, sample_weight = self._by_task(y, sample_weight)
         y_pred, hidden = self.split_outputs(y_pred)
         return internals.objective_of(self).terms(
             y, y_pred, hidden, sample_weight, self._missing_labels, self.replicas, **options
         )
+
+    def _by_task(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        weights = spread.by_task(self.tasks, "sample_weight", sample_weight)
+        return spread.by_task(self.tasks, "y", y), weights
 
     def task_losses(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Return the tasks' losses `(T,)` of a batch in training, without a word to the logs."""
@@ -327,24 +348,18 @@ class TaskTrainer(SteppedModel):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update and return the metrics; labels and weights as in `compute_loss`."""
-        y, sample_weight = (spread.by_task(self.tasks, v) for v in (y, sample_weight))
+        y, sample_weight = self._by_task(y, sample_weight)
         y_pred, _ = self.split_outputs(y_pred)
-        compiled = internals.compiled_metrics(self)
-        if not self._missing_labels or compiled is None:
-            return super().compute_metrics(x, y, y_pred, sample_weight)
-        update_metrics(compiled, self.tasks, y, y_pred, sample_weight)
+        if (compiled := internals.compiled_metrics(self)) is not None:
+            update_metrics(compiled, self.tasks, y, y_pred, sample_weight, self._missing_labels)
         return self.get_metrics_result()
 
-    def checked_data(
-        self, x: Any, y: Any = None, sample_weight: Any = None
-    ) -> tuple[Any, Any, Any]:
-        """Return inputs, labels and weights, given as to `fit`, in the model's structure."""
-        x = arrays.check_inputs(self.feature_columns, x)
-        y = arrays.check_labels(self.tasks, y)
-        rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
-        if rows == 0:
-            raise ValueError("`x` should hold at least one row. Received: 0 rows.")
-        return x, y, arrays.check_sample_weights(self.tasks, sample_weight, rows)
+    def get_metrics_result(self) -> Any:
+        """Return the metrics by name; in an evaluation, NaN for tasks without labels."""
+        logs = super().get_metrics_result()
+        objective = internals.objective_of(self)
+        nan = self._missing_labels and evaluating() and isinstance(objective, Objective)
+        return objective.seen.without(logs) if nan else logs
 
     def _expect_missing_labels(self, missing: bool) -> None:
         """Put the mask of missing labels into the compiled functions, or leave it out."""
@@ -354,5 +369,5 @@ class TaskTrainer(SteppedModel):
 
     def _mask_if_missing(self, x: Any, y: Any) -> None:
         """Mask from now on if labels are missing, or may be: those of a data set aren't seen."""
-        if not self._missing_labels and (not isinstance(x, dict) or arrays.any_missing(y)):
+        if not self._missing_labels and (not isinstance(x, dict) or labels.any_missing(y)):
             self._expect_missing_labels(True)

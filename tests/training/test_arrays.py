@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import reference as ref
+import tensorflow as tf
 import toy
 
 from mtl.features import DenseFeat, SparseFeat
@@ -74,6 +75,64 @@ def test_unknown_ids_train_the_unknown_row_alone() -> None:
     assert np.isfinite(logs["loss"]).all()
     moved = np.abs(ref.weights(model)["encoder/table_0"] - before).max(axis=1) > 0
     assert moved.tolist() == [False] * 2 * V + [True, True]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint8", "uint16", "uint32"])
+@pytest.mark.parametrize("hashed", [False, True])
+def test_ids_beyond_a_columns_type_do_not_wrap(dtype: str, hashed: bool) -> None:
+    options: dict[str, Any] = {"bottom_dnn_units": (4,), "tower_dnn_units_lists": [[]], "seed": 1}
+    columns = [SparseFeat("id", V, 2, dtype=dtype, use_hash=hashed)]
+    plain = [SparseFeat("id", V, 2, use_hash=hashed)]
+    models = [toy.randomize(SharedBottom(c, num_tasks=1, **options)) for c in (columns, plain)]
+    period = 2 ** np.iinfo(dtype).bits
+    ids = np.array([3, period + 3, period + 1, -1, 2 * period, -period + 2])
+    expected = models[1].predict({"id": ids}, verbose=0)
+    if not hashed:
+        toy.same(expected[1:], np.repeat(expected[1:2], 5, axis=0))
+        assert abs(expected[0] - expected[1]) > 1e-4
+    for given in (ids, ids.astype("float64"), ids.astype(object), ids[:, None].tolist()):
+        toy.same(models[0].predict({"id": given}, verbose=0), expected)
+    called = keras.ops.convert_to_numpy(models[0]({"id": ids[:, None]}))
+    toy.same(called, expected)
+    batches = Batches([{"id": ids[:4]}, {"id": ids[4:]}])
+    toy.same(models[0].predict(batches, verbose=0), expected)
+    data = tf.data.Dataset.from_tensor_slices({"id": ids}).batch(4)
+    toy.same(models[0].predict(data, verbose=0), expected)
+
+
+def test_a_model_saved_with_inputs_of_a_narrow_type_takes_ids_beyond_it() -> None:
+    model = toy.randomize(SharedBottom([SparseFeat("id", V, 2)], num_tasks=1))
+    config = model.get_config()
+    [layer] = [one for one in config["layers"] if one["class_name"] == "InputLayer"]
+    layer["config"]["dtype"] = "int8"
+    old = type(model).from_config(config)
+    old.set_weights(model.get_weights())
+    x = {"id": np.array([3, 259, 256])}
+    toy.same(old.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_fractions_in_a_dense_feature_of_an_integer_type_are_kept() -> None:
+    models = [
+        SharedBottom([DenseFeat("a", dtype=dtype)], num_tasks=1, seed=1)
+        for dtype in ("int8", "float32")
+    ]
+    models[0].set_weights(models[1].get_weights())
+    x = {"a": np.array([0.5, 300, -0.25])}
+    toy.same(models[0].predict(x, verbose=0), models[1].predict(x, verbose=0))
+
+
+class Batches(keras.utils.PyDataset):
+    """The batches that it is given."""
+
+    def __init__(self, batches: list[Any], **options: Any) -> None:
+        super().__init__(**options)
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import toy
 
+import mtl.metrics
 import mtl.models
 from mtl.metrics import StreamingAUC
 
@@ -275,18 +277,21 @@ def test_a_single_task_and_class_weights():
     np.testing.assert_allclose(history["loss"][0], expected[valid].mean(), rtol=1e-4)
 
 
+def test_training_without_a_label_of_a_task_is_refused():
+    model = toy.build("SharedBottom")
+    model.compile("sgd", **toy.QUICK)
+    message = r"`y` should hold at least one label of every task.*'task_2'"
+    with pytest.raises(ValueError, match=message):
+        model.fit(toy.features(), [toy.labels()[0], np.full(24, np.nan)], verbose=0)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.full(24, np.nan), r"`y` should hold at least one label of every task.*'task_2'"),
         (np.r_[np.inf, np.zeros(23)], r"`y\['task_2'\]` should hold finite labels.*inf"),
         (
             np.r_[np.iinfo("int64").min, np.zeros(23, "int64")],
             r"`y\['task_2'\]` should be of a float type.*-9223372036854775808.*int64",
-        ),
-        (
-            pd.Series([None] + [1] * 23, dtype="Int64"),
-            r"`y\['task_2'\]` should be of a plain float type.*Int64",
         ),
     ],
 )
@@ -301,11 +306,34 @@ def test_bad_labels_are_refused_before_training(labels, message):
     toy.same(model.get_weights(), before, rtol=0, atol=0)
 
 
-def test_validation_without_a_label_of_a_task_is_refused():
-    model, x, y = toy.build("SharedBottom"), toy.features(), toy.labels()
-    model.compile("sgd", **toy.QUICK)
-    with pytest.raises(ValueError, match=r"`validation_data` should hold at least one.*'task_1'"):
-        model.fit(x, y, validation_data=(x, [np.full(24, np.nan), y[1]]), verbose=0)
+GAPS = {
+    "Int64": lambda y: pd.Series(y).astype("Int64"),
+    "boolean": lambda y: pd.Series(y).astype("boolean"),
+    "Float64": lambda y: pd.Series(y).astype("Float64"),
+    "int64[pyarrow]": lambda y: pd.Series(y).astype("Int64").astype("int64[pyarrow]"),
+    "bool[pyarrow]": lambda y: pd.Series(y).astype("boolean").astype("bool[pyarrow]"),
+    "object": lambda y: pd.Series(y).astype(object).where(~np.isnan(y), pd.NA),
+    "list": lambda y: [None if np.isnan(v) else int(v) for v in y],
+    "masked": lambda y: np.ma.MaskedArray(np.nan_to_num(y).astype("int64"), np.isnan(y)),
+    "pyarrow": lambda y: pa.array([None if np.isnan(v) else v for v in y]),
+    "chunks": lambda y: pa.chunked_array([[None if np.isnan(v) else v for v in y]]),
+}
+
+
+@pytest.mark.parametrize("form", GAPS)
+def test_every_kind_of_missing_is_missing(form):
+    x, y = toy.features(), toy.labels()
+    y[1][::3] = np.nan
+    model = toy.randomize(toy.build("SharedBottom"))
+    model.compile("sgd", metrics="mae", **toy.QUICK)
+    expected = model.evaluate(x, y, verbose=0)
+    given = GAPS[form](y[1])
+    np.testing.assert_allclose(model.evaluate(x, [y[0], given], verbose=0), expected, rtol=1e-6)
+    table = {"task_1": y[0], "task_2": given}
+    np.testing.assert_allclose(model.evaluate(x, table, verbose=0), expected, rtol=1e-6)
+    np.testing.assert_allclose(model.test_on_batch(x, table), expected, rtol=1e-5)
+    scores = mtl.metrics.evaluate_tasks(model, x, table)
+    assert scores.loc["task_2", "rows"] == 16
 
 
 def test_negative_sample_weights_are_refused():

@@ -1,0 +1,147 @@
+"""Evaluation on rows without a label of some task: its logs are NaN, which is said once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+_evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
+_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def evaluation() -> Iterator[None]:
+    """Say that what is logged within is of an evaluation."""
+    token = _evaluating.set(True)
+    try:
+        yield
+    finally:
+        _evaluating.reset(token)
+
+
+def evaluating() -> bool:
+    """Return whether what is logged is of an evaluation."""
+    return _evaluating.get()
+
+
+@contextmanager
+def evaluations_of_fit() -> Iterator[None]:
+    """Say once, whatever the number of evaluations within, that a task has no labels."""
+    token = _told.set(set())
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def tell_unseen(seen: Seen) -> None:
+    """Warn of the tasks without labels in an evaluation that has ended."""
+    told = _told.get()
+    unseen = [name for name in seen.unseen() if told is None or name not in told]
+    if told is not None:
+        told.update(unseen)
+    if unseen:
+        data = "y" if told is None else "validation_data"
+        warnings.warn(
+            f"`{data}` should hold labels of every task. Received: none of {unseen}, whose losses "
+            "and metrics are NaN",
+            stacklevel=4,
+        )
+
+
+class Seen(keras.metrics.Metric):
+    """How many labels each task had since the start of an epoch; it puts nothing into the logs.
+
+    It is asked at the end of an evaluation: a task without labels has no loss and no metrics.
+
+    Args:
+        names: the tasks' output names.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(name="labels_seen")
+        self._names = list(names)
+        self._counts = self.add_variable((len(names),), "zeros", name="counts")
+
+    def update_state(self, y: Sequence[Any]) -> None:
+        """Count the labels of a batch."""
+        counts = [
+            ops.zeros(())
+            if label is None
+            else ops.sum(ops.cast(ops.logical_not(ops.isnan(label)), "float32"))
+            if may_be_nan(label)
+            else ops.cast(ops.shape(label)[0], "float32")
+            for label in y
+        ]
+        self._counts.assign_add(ops.cast(ops.stack(counts), self._counts.dtype))
+
+    def result(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def unseen(self) -> list[str]:
+        """Return the output names of tasks without labels; none if no batch was counted."""
+        counts = ops.convert_to_numpy(self._counts.value)
+        return [n for n, count in zip(self._names, counts, strict=True) if not count]
+
+    def without(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Return logs in which all of a task without labels is NaN, and the loss if none has any.
+
+        Args:
+            logs: dict from name to value.
+        """
+        nothing = ops.equal(self._counts, 0)
+        single = len(self._names) == 1
+        values = {}
+        for key, value in logs.items():
+            names = [n for n in self._names if single or key.startswith(f"{n}_")]
+            if key == "loss":
+                absent = ops.all(nothing)
+            elif names:
+                absent = nothing[self._names.index(max(names, key=len))]
+            else:
+                values[key] = value
+                continue
+            nan = ops.full_like(value, float("nan"))
+            values[key] = ops.where(absent, nan, value)
+        return values
+
+
+class _NoBestOfNothing(keras.callbacks.Callback):
+    """Takes back that `EarlyStopping` took the NaN of a task without labels for the best.
+
+    Args:
+        stopping: list of `EarlyStopping`.
+    """
+
+    def __init__(self, stopping: Sequence[Any]) -> None:
+        super().__init__()
+        self._stopping = stopping
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        for callback in self._stopping:
+            if callback.best is not None and np.isnan(callback.best):
+                callback.best = callback.best_weights = None
+
+
+def without_best_of_nothing(callbacks: Any) -> Any:
+    """Return the callbacks of `fit`, none of which takes NaN for the best."""
+    kind = keras.callbacks.EarlyStopping
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    stopping = [c for c in keras.tree.flatten(callbacks) if isinstance(c, kind)]
+    if not stopping:
+        return callbacks
+    return [*keras.tree.flatten(callbacks), _NoBestOfNothing(stopping)]
+
+
+def may_be_nan(labels: Any) -> bool:
+    """Return whether a tensor is of a type that holds NaN."""
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)))

@@ -1,0 +1,99 @@
+"""Evaluation without labels of a task: NaN in the logs, said once, and no best of it."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import toy
+from test_labels import STREAMS, batches_of, build
+
+X, Y = toy.features(), toy.labels()
+NONE = np.full(24, np.nan, "float32")
+OTHERS = ["task_1_loss", "task_1_AUC", "loss"]
+
+
+@contextmanager
+def said(*parts: str) -> Iterator[None]:
+    """Expect one warning of missing labels, with these parts; Keras warns of its own affairs."""
+    with warnings.catch_warnings(record=True) as every:
+        warnings.simplefilter("always")
+        yield
+    ours = [str(w.message) for w in every if "labels of every task" in str(w.message)]
+    assert len(ours) == 1
+    for part in parts:
+        assert part in ours[0]
+
+
+def _validated(model: Any, way: str, **options: Any) -> Any:
+    options = {"epochs": 2, "verbose": 0, **options}
+    if way == "split":
+        x = {name: np.concatenate([v, v]) for name, v in X.items()}
+        y = [np.concatenate([Y[0], Y[0]]), np.concatenate([Y[1], NONE])]
+        return model.fit(x, y, validation_split=0.5, **options).history
+    data: Any = (X, [Y[0], NONE])
+    if way != "arrays":
+        data = STREAMS[way](batches_of(X, (Y[0], NONE)))
+    return model.fit(X, Y, validation_data=data, **options).history
+
+
+@pytest.mark.parametrize("way", ["split", "arrays", "PyDataset", "tf.data"])
+def test_validation_without_labels_of_a_task_is_nan_and_said_once(way: str) -> None:
+    model = build(metrics="default")
+    with said("`validation_data`", "['task_2']"):
+        logs = _validated(model, way)
+    assert np.isnan([logs["val_task_2_loss"], logs["val_task_2_AUC"]]).all()
+    for name in OTHERS:
+        assert np.isfinite(logs[f"val_{name}"]).all()
+    assert np.isfinite([v for k, v in logs.items() if not k.startswith("val_")]).all()
+
+
+def test_evaluation_without_labels_of_a_task_is_nan() -> None:
+    model = build(metrics="default", weighted_metrics=["mae"])
+    right = model.evaluate(X, Y, verbose=0, return_dict=True)
+    batches = batches_of(X, (Y[0], NONE))
+    for data in (
+        (X, [Y[0], NONE]),
+        (STREAMS["PyDataset"](batches),),
+        (STREAMS["tf.data"](batches),),
+    ):
+        with said("`y`", "['task_2']"):
+            logs = model.evaluate(*data, verbose=0, return_dict=True)
+        assert all(np.isnan(v) for k, v in logs.items() if k.startswith("task_2"))
+        for name in ("task_1_loss", "task_1_AUC", "task_1_mae"):
+            assert logs[name] == pytest.approx(right[name], rel=1e-5)
+        assert logs["loss"] == pytest.approx(right["task_1_loss"], rel=1e-5)
+    model.reset_metrics()
+    logs = model.test_on_batch(X, [Y[0], NONE], return_dict=True)
+    assert np.isnan(logs["task_2_loss"])
+    assert np.isfinite(logs["task_1_loss"])
+    assert model.evaluate(X, Y, verbose=0, return_dict=True) == pytest.approx(right, rel=1e-5)
+
+
+def test_evaluation_without_any_label_is_nan() -> None:
+    model = build(["binary"], metrics=["mae"])
+    with said("`y`", "['task_1']"):
+        logs = model.evaluate(X, NONE, verbose=0, return_dict=True)
+    assert np.isnan(list(logs.values())).all()
+    assert set(logs) == {"loss", "mae"}
+    several = build()
+    with said("['task_1', 'task_2']"):
+        assert np.isnan(several.evaluate(X, [NONE, NONE], verbose=0)).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*labels of every task")
+def test_early_stopping_takes_no_task_without_labels_for_the_best() -> None:
+    stop = keras.callbacks.EarlyStopping(
+        "val_task_2_loss", patience=1, mode="min", restore_best_weights=True
+    )
+    model = build()
+    logs = _validated(model, "arrays", epochs=4, callbacks=[stop])
+    assert len(logs["loss"]) == 4
+    assert stop.best is None
+    last = [np.array(w) for w in model.get_weights()]
+    again = build()
+    _validated(again, "arrays", epochs=4)
+    toy.same(last, again.get_weights())
