@@ -12,6 +12,7 @@ import toy
 from keras import ops
 from test_arrays import Batches
 
+from mtl.losses import FunnelLoss
 from mtl.metrics import evaluate_tasks
 
 X = toy.features()
@@ -164,6 +165,13 @@ def test_soft_labels_and_losses_of_ones_own_are_free() -> None:
 def test_every_cross_entropy_refuses(loss: Any) -> None:
     with pytest.raises(ValueError, match=r"y\['task_1'\].*from 0 to 1"):
         build(loss=loss).evaluate(X, [Y[0] * 2, Y[1]], verbose=0)
+
+
+def test_a_funnel_loss_refuses_though_its_tasks_have_no_loss_of_their_own() -> None:
+    model = build(loss={}, joint_losses=[FunnelLoss("task_1", "task_2")])
+    assert np.isfinite(model.evaluate(X, Y, verbose=0)).all()
+    with pytest.raises(ValueError, match=r"y\['task_2'\].*from 0 to 1.*funnel_loss.*2"):
+        model.fit(X, [Y[0], 2 * Y[1]], verbose=0)
 
 
 @pytest.mark.parametrize("metrics", [None, "default"])
