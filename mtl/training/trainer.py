@@ -33,8 +33,11 @@ class TaskTrainer(TaskData):
         """What a list of `evaluate` holds: the losses, then the metrics, each in task order."""
         if not self.compiled:
             return []
-        # In the order of Keras' metrics, where its containers come before the tasks' losses.
-        names = list(self.get_metrics_result())
+        # In the order of Keras' metrics, where its containers come before the tasks' losses; they
+        # have no names before the first batch.
+        compiled = internals.compiled_metrics(self)
+        built = compiled is None or compiled.built
+        names = list(self.get_metrics_result()) if built else []
         losses = ["loss", *(mean.name for mean in internals.objective_of(self).metrics)]
         return [*losses, *(name for name in names if name not in losses)]
 

@@ -87,6 +87,7 @@ def test_a_strategy_runs_one_step_per_call() -> None:
 def test_lists_of_metrics_are_in_task_order(names: list[str]) -> None:
     model = toy.randomize(toy.build("MMoE", task_names=names))
     model.compile("sgd", metrics=[["mae", "mse"]] * 2, weighted_metrics=["mape"], **toy.QUICK)
+    assert model.metrics_names == ["loss", f"{names[0]}_loss", f"{names[1]}_loss"]
     logs = model.evaluate(X, Y, verbose=0, return_dict=True)
     listed = model.evaluate(X, Y, verbose=0)
     first, second = names
