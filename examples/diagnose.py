@@ -15,10 +15,7 @@ import mtl  # noqa: F401
 
 # isort: split
 import keras
-import matplotlib
 import pandas as pd
-
-matplotlib.use("Agg")  # files alone, no windows
 
 from mtl.data import load_census_income
 from mtl.data.dataset import take
@@ -44,6 +41,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder of the plots")
     args = parser.parse_args()
+    try:  # now, not after minutes of training
+        import matplotlib
+    except ImportError:
+        parser.error("plots need matplotlib: pip install 'keras-mtl[plot]'")
+    matplotlib.use("Agg")  # files alone, no windows
     args.output.mkdir(parents=True, exist_ok=True)
 
     data = load_census_income(group=1)
@@ -64,13 +66,17 @@ def main() -> None:
     keras.utils.set_random_seed(args.seeds[0])
     model = PLE(data.feature_columns, seed=args.seeds[0], **options)
     model.compile(**compile)
+    print(f"Training a PLE on {len(train[1][0]):,} rows for {args.epochs} epochs", flush=True)
     history = model.fit(*train, **fit, verbose=2, callbacks=[GateMonitor(sample)])
 
+    print("Measuring its gates and gradients", flush=True)
     utilization = expert_utilization(model, test[0])
     conflict = gradient_conflict(model, *train, batch_size=512)
+    runs = len(args.seeds) * (1 + len(data.task_names))
+    print(f"Training {runs} models, of both tasks and of each alone", flush=True)
     transfer = negative_transfer(
         PLE, data.feature_columns, train, test,
-        options=options, compile=compile, fit=fit, seeds=args.seeds,
+        options=options, compile=compile, fit=fit, seeds=args.seeds, verbose=True,
     )  # fmt: skip
 
     gates = pd.DataFrame(history.history).filter(regex="^(gate_entropy|dead_experts)_")

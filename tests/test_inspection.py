@@ -520,7 +520,7 @@ def test_single_task_models_are_of_the_nearest_size(monkeypatch, name):
     assert list(table["parameters_multi"]) == [together] * 3
 
 
-def test_negative_transfer_trains():
+def test_negative_transfer_trains(capsys):
     rng = np.random.default_rng(0)
     columns = [column for column in toy.columns() if column.name == "age"]
     x = {"age": rng.normal(size=200).astype("float32")}
@@ -538,8 +538,10 @@ def test_negative_transfer_trains():
         compile={"optimizer": keras.optimizers.Adam(0.3), **toy.QUICK},
         fit={"batch_size": 200, "epochs": 4},
         seeds=(0, 1),
+        verbose=True,
     )
     assert (table[["single", "multi"]] > 0.99).all(axis=None)
+    assert "6/6" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -814,7 +816,7 @@ def test_plot_of_the_history(tmp_path):
     assert len(inspection.plot_gate_history(kept).axes) == 2
 
 
-@pytest.mark.parametrize("tasks", [LONG, ["a", "b"]])
+@pytest.mark.parametrize("tasks", [[*LONG, "a"], ["a", "b", "c", "d"]])
 def test_plot_of_the_conflict(tmp_path, tasks):
     values = np.eye(len(tasks))
     values[0, 1] = values[1, 0] = -0.254
@@ -823,10 +825,41 @@ def test_plot_of_the_conflict(tmp_path, tasks):
     figure = inspection.plot_gradient_conflict(table, tmp_path / "plot.png")
     ax, bar = figure.axes
     texts = [text.get_text() for text in ax.texts]
-    assert texts[:2] == ["+1.00", "−0.25"]
+    assert texts[0] == "−0.25"  # and not that a task agrees with itself
+    assert "+1.00" not in texts
+    assert len(texts) == 4 * 3 + 1
     assert texts[-1] == "none"
     assert bar.get_ylabel() == "cosine of the tasks' gradients"
     assert_readable(figure)
+
+
+@pytest.mark.parametrize("tasks", [LONG, ["a", "b"]])
+def test_plot_of_the_conflict_of_few_tasks_has_a_line_per_pair(tmp_path, tasks):
+    values = np.eye(len(tasks))
+    values[0, 1] = values[1, 0] = -0.254
+    values[-1, 0] = values[0, -1] = values[0, -1] if len(tasks) == 2 else np.nan
+    table = pd.DataFrame(values, tasks, tasks)
+    figure = inspection.plot_gradient_conflict(table, tmp_path / "plot.png")
+    (ax,) = figure.axes
+    pairs = 1 if len(tasks) == 2 else 3
+    assert [text.get_text() for text in ax.texts] == ["−0.25", "none", "+0.00"][:pairs]
+    assert len(ax.get_yticklabels()) == pairs
+    assert ax.lines[-1].get_xdata()[0] == pytest.approx(-0.254)
+    assert "−1: conflict" in ax.get_xlabel()
+    assert_readable(figure)
+
+
+def test_markers_keep_off_the_frame():
+    logs = {"gate_entropy_a_1": [1.0, 0.5, 0.0], "dead_experts_1": [0, 1, 20]}
+    figure = inspection.plot_gate_history(logs)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        frame = ax.get_window_extent()
+        for line in ax.lines:
+            size = line.get_markersize() / 72 * figure.dpi
+            points = ax.transData.transform(np.transpose(line.get_data()))
+            assert (points - size > [frame.x0, frame.y0]).all()
+            assert (points + size < [frame.x1, frame.y1]).all()
 
 
 def test_plot_of_the_transfer(tmp_path):

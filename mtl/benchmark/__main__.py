@@ -205,6 +205,7 @@ def _compare(args: argparse.Namespace) -> None:
     possible = [model for model in zoo() if recipe.fits(model)]
     names = possible if "all" in args.models else list(dict.fromkeys(args.models))
     _check_fit("--models", names, recipe)
+    _say_no_plot()  # now, not after hours
     lightgbm = boosted.available()
     if not lightgbm:
         print('without LightGBM\'s line: pip install "keras-mtl[bench]"', file=sys.stderr)
@@ -260,12 +261,20 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
     try:
         report.plot(records, path.with_suffix(".png"))
         written.append(path.with_suffix(".png"))
-    except ModuleNotFoundError as error:
-        print(f"no plot: {error}", file=sys.stderr)
+    except ModuleNotFoundError:
+        pass  # said before
     print("Written: " + ", ".join(map(str, written)))
 
 
+def _say_no_plot() -> None:
+    try:
+        config.extra("matplotlib", "plot")
+    except ModuleNotFoundError as error:
+        print(f"no plot: {error}", file=sys.stderr)
+
+
 def _report(args: argparse.Namespace) -> None:
+    _say_no_plot()
     for path in args.results:
         records = read(path)
         if not records:

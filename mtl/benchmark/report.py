@@ -229,11 +229,12 @@ def plot(records: Sequence[Record], path: str | Path) -> None:
                 "s" if reference else "o",
                 color="black",
                 markerfacecolor="white" if reference else "0.6",
-                clip_on=False,
             )
             if len(values) > 1:
                 axes.plot([np.mean(values)] * 2, [place - 0.35, place + 0.35], color="black")
         axes.set_xlabel(column.title)
+        axes.margins(x=0.1)
+        axes.set_ylim(-0.6, len(rows) - 0.4)  # points lie off the frame
         axes.grid(axis="x", alpha=0.3)
         axes.locator_params(axis="x", nbins=4)
     panels[0].set_yticks(range(len(rows)), rows)

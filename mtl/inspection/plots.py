@@ -14,6 +14,7 @@ _BAR = 0.2  # inches per expert
 _GROUP = 1.0  # inches per group of experts, at least
 _CHARACTER = 0.08  # inches of a character
 _CELL = 0.7  # inches of a cell in a map
+_FEW_TASKS = 3  # whose pairs are no more than they
 _FILLS = (
     {"facecolor": "0.9", "hatch": "////"},
     {"facecolor": "0.55"},
@@ -114,9 +115,10 @@ def plot_gate_history(history: Any, path: Any = None) -> Any:
         layout="constrained",
     )
     _lines(above, entropy, "gate entropy\n(0: one expert, 1: even mixture)")
-    above.set_ylim(-0.05, 1.05)
+    above.set_ylim(-0.08, 1.08)  # markers at 0 and 1 are whole
     _lines(below, {f"level {name}": values for name, values in dead.items()}, "dead experts")
-    below.set_ylim(-0.3, max(1, *map(max, dead.values())) + 0.3)
+    most = max(1, *map(max, dead.values()))
+    below.set_ylim(-0.2 * most, 1.2 * most)
     for axis in (below.xaxis, below.yaxis):
         axis.get_major_locator().set_params(integer=True)
     below.set_xlabel("epoch")
@@ -125,6 +127,8 @@ def plot_gate_history(history: Any, path: Any = None) -> Any:
 
 def plot_gradient_conflict(conflict: pd.DataFrame, path: Any = None) -> Any:
     """Draw the cosines between the tasks' gradients, as a map with numbers: dark is conflict.
+
+    Two or three tasks have a line per pair instead, between conflict (-1) and agreement (1).
 
     Args:
         conflict: what `gradient_conflict` returned.
@@ -136,6 +140,8 @@ def plot_gradient_conflict(conflict: pd.DataFrame, path: Any = None) -> Any:
     Raises:
         ImportError: matplotlib isn't installed.
     """
+    if 2 <= len(conflict) <= _FEW_TASKS:
+        return _saved(_pairs(conflict), path)
     names, space = _margin(conflict.columns)
     side = max(_CELL * len(names), 2)
     upright = space > side / len(names)
@@ -145,6 +151,8 @@ def plot_gradient_conflict(conflict: pd.DataFrame, path: Any = None) -> Any:
     values = conflict.to_numpy("float64")
     image = ax.imshow(values, cmap="gray", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(values):
+        if row == column and not np.isnan(value):
+            continue  # a task agrees with itself
         text = "none" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
         color = "white" if value < 0 else "black"
         ax.text(column, row, text, ha="center", va="center", color=color)
@@ -335,6 +343,28 @@ def _bars(ax: Any, table: pd.DataFrame, groups: Mapping[str, list[str]], named: 
     ax.tick_params(axis="x", length=0)
 
 
+def _pairs(conflict: pd.DataFrame) -> Any:
+    """Draw the cosine of each pair of tasks on a line of its own."""
+    pairs = list(itertools.combinations(range(len(conflict)), 2))
+    values = [conflict.to_numpy("float64")[pair] for pair in pairs]
+    names, space = _margin(f"{conflict.index[i]} and {conflict.index[j]}" for i, j in pairs)
+    figure, ax = _pyplot().subplots(
+        figsize=(5 + space, 0.6 * len(pairs) + 1.1), layout="constrained"
+    )
+    ax.axvline(0, color="0.4", linestyle="--", linewidth=1)
+    ax.hlines(range(len(pairs)), 0, values, color="0.55", linewidth=3)
+    ax.plot(values, range(len(pairs)), "o", color="black", markersize=8)
+    for row, value in enumerate(values):
+        text = "none" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
+        at = 0 if np.isnan(value) else value
+        ax.annotate(text, (at, row), (0, 8), textcoords="offset points", ha="center", va="bottom")
+    ax.set_xlim(-1.1, 1.1)
+    ax.set_ylim(len(pairs) - 0.4, -0.7)
+    ax.set_yticks(range(len(pairs)), names)
+    ax.set_xlabel("cosine of the tasks' gradients\n(−1: conflict, 0: unrelated, 1: agreement)")
+    return figure
+
+
 def _lines(ax: Any, series: Mapping[str, list[float]], label: str) -> None:
     """Draw values by epoch, told apart by line, marker and grey."""
     for (name, values), (color, line), marker in zip(
@@ -349,6 +379,7 @@ def _lines(ax: Any, series: Mapping[str, list[float]], label: str) -> None:
             markersize=5,
             label=_wrap(name, 2.2),
         )
+    ax.margins(x=0.08)
     ax.set_ylabel(label)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
 

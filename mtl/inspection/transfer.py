@@ -35,6 +35,7 @@ def negative_transfer(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     metric: Callable[[Any, Any], float] | None = None,
     confidence: float = 0.95,
+    verbose: bool = False,
 ) -> pd.DataFrame:
     """Compare a multi-task model with single-task models of the same size, on held-out rows.
 
@@ -73,6 +74,7 @@ def negative_transfer(
             better; or None: by the task's type AUC, minus the root mean squared error, accuracy,
             or the mean of the labels' AUC. Defaults to None.
         confidence: float in (0, 1). Level of the interval. Defaults to 0.95.
+        verbose: bool. Whether to show a bar of the runs. Defaults to False.
 
     Returns:
         A DataFrame with one row per task: "metric", its name; "single" and "multi", means over
@@ -106,8 +108,11 @@ def negative_transfer(
     x_test, labels = test[0], labels_of.check_labels(tasks, test[1])
     single, multi = np.zeros((2, len(tasks), len(seeds)))
     sizes = [0] * len(tasks)
+    runs = len(seeds) * (1 + len(tasks))
+    bar = keras.utils.Progbar(runs, unit_name="run", verbose=int(verbose))
     for column, seed in enumerate(seeds):
         model = setting.run(options, seed)
+        bar.add(1)
         for k, predictions in enumerate(model.predict(x_test, verbose=0)):
             multi[k, column] = _score(tasks[k], labels[k], predictions, metric)
         for k, task in enumerate(tasks):
@@ -115,6 +120,7 @@ def negative_transfer(
             predictions = model.predict(x_test, verbose=0)
             single[k, column] = _score(task, labels[k], predictions, metric)
             sizes[k] = _size(model)
+            bar.add(1)
     intervals = [interval(differences, confidence) for differences in multi - single]
     name = getattr(metric, "__name__", "metric")
     return pd.DataFrame(

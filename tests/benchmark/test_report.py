@@ -138,7 +138,25 @@ def test_balancers_have_rows_of_their_own():
     assert [row[0] for row in report.cells(records)] == ["", "PLE", "PLE + pcgrad"]
 
 
-def test_plot(tmp_path):
+def watched(method, seen):
+    def call(self, *arguments, **options):
+        seen.append(self)
+        return method(self, *arguments, **options)
+
+    return call
+
+
+def test_plot(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", watched(Figure.savefig, drawn))
     report.plot(results(X=0.0, Y=NOISE), tmp_path / "p.png")
+    for ax in drawn[0].axes:
+        frame = ax.get_window_extent()
+        for line in ax.lines[::2]:  # the points; the others are the means
+            points, size = ax.transData.transform(line.get_xydata()), line.get_markersize()
+            assert (points - size > [frame.x0, frame.y0]).all()
+            assert (points + size < [frame.x1, frame.y1]).all()
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -119,10 +119,22 @@ def test_diagnose_prints_four_tables_and_draws_four_plots(tmp_path):
     )  # fmt: skip
     titles = ("Expert utilisation", "Gates by epoch", "Cosine of the tasks' gr", "Multi-task ag")
     assert all(f"\n{title}" in output for title in titles)
+    steps = ("Training a PLE on 1,024 rows", "Measuring its gates", "Training 6 models")
+    assert all(step in output for step in steps)
+    assert "6/6" in output  # a bar, where minutes of silence were
     names = ("expert_utilization", "gate_history", "gradient_conflict", "negative_transfer")
     files = sorted((tmp_path / "new").iterdir())
     assert [file.name for file in files] == [f"{name}.png" for name in names]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_diagnose_misses_matplotlib_before_it_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sys, "argv", ["diagnose.py", "--output", str(tmp_path / "new")])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLES / "diagnose.py"), run_name="__main__")
+    assert "plots need matplotlib: pip install 'keras-mtl[plot]'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 @on_jax
