@@ -38,7 +38,10 @@ class TaskTrainer(TaskData):
         compiled = internals.compiled_metrics(self)
         built = compiled is None or compiled.built
         names = list(self.get_metrics_result()) if built else []
-        losses = ["loss", *(mean.name for mean in internals.objective_of(self).metrics)]
+        means = [
+            m for m in internals.objective_of(self).metrics if isinstance(m, keras.metrics.Mean)
+        ]
+        losses = ["loss", *(mean.name for mean in means)]
         return [*losses, *(name for name in names if name not in losses)]
 
     def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
