@@ -12,7 +12,6 @@ from mtl.layers import FeatureEncoder
 from mtl.layers.interactions import keras_rs_layers
 from mtl.tasks import Task
 from mtl.training import packing
-from mtl.training.graph import maker
 from mtl.training.sharing import shared_parts
 from mtl.training.stepped import returns_every_output
 from mtl.training.trainer import TaskTrainer
@@ -56,6 +55,7 @@ class MultiTaskModel(TaskTrainer):
         ValueError: an output is made by a layer without a `task`.
     """
 
+    output_names: list[str]
     _hidden: tuple[int, ...] = ()
 
     # With this signature every Keras version revives, clones and pickles the model by its graph.
@@ -63,12 +63,13 @@ class MultiTaskModel(TaskTrainer):
         super().__init__(*args, **kwargs)
         self.balancer: Any = None
         every = list(self.outputs)
-        heads = [maker(output) for output in every]
-        for head in heads:
+        layers = {layer.name: layer for layer in self.layers}
+        heads: list[Any] = [layers.get(name) for name in self.output_names]
+        for name, head in zip(self.output_names, heads, strict=True):
             if not isinstance(getattr(head, "task", None), Task):
                 raise ValueError(
                     "`outputs` should be made by layers that have a task, such as Tower. "
-                    f"Received: an output of {head.name!r}"
+                    f"Received: an output of {name!r}"
                 )
         hidden = [i for i, head in enumerate(heads) if head.task.hidden]
         self._hidden = tuple(hidden if len(hidden) < len(heads) else ())

@@ -203,7 +203,7 @@ def test_inputs_may_be_named_like_our_layers(factory: Any) -> None:
         "encoder",
         "bottom",
         "experts",
-        "gate_gate_0_",
+        "gate_0",
         "gate_click_rate",
         "extraction_1",
         "cvr",
