@@ -39,7 +39,7 @@ def Newcomer(
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
     x = net.encode()
     common = DNN(common_dnn_units, **net.layer("common"))(x)
-    own = [DNN(own_dnn_units, **net.layer(f"own_{k}"))(x) for k in range(len(net.tasks))]
+    own = [DNN(own_dnn_units, **net.layer("own", k))(x) for k in range(len(net.tasks))]
     return net.model(net.towers([ops.concatenate([common, o], axis=-1) for o in own]))
 
 

@@ -161,6 +161,7 @@ class Network:
             outputs: list of predictions: those of the tasks, in their order, then hidden ones.
             losses: list of `JointLoss` that belong to the model, whatever it is compiled with.
         """
-        maker(outputs[-1]).joint_losses += losses
+        if losses:
+            maker(outputs[-1]).joint_losses += losses
         inputs = {name: self._inputs[name] for name in self._specs if name in self._inputs}
         return MultiTaskModel(inputs, list(outputs), name=self._given["name"])

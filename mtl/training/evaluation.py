@@ -115,31 +115,37 @@ class Seen(keras.metrics.Metric):
 
 
 class _NoBestOfNothing(keras.callbacks.Callback):
-    """Takes back that `EarlyStopping` took the NaN of a task without labels for the best.
+    """Takes back that a callback took the NaN of a task without labels for the best.
 
     Args:
-        stopping: list of `EarlyStopping`.
+        watching: list of callbacks that keep a best value: early stopping, checkpoints, rates.
     """
 
-    def __init__(self, stopping: Sequence[Any]) -> None:
+    def __init__(self, watching: Sequence[Any]) -> None:
         super().__init__()
-        self._stopping = stopping
+        self._watching = watching
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        for callback in self._stopping:
+        for callback in self._watching:
             if callback.best is not None and np.isnan(callback.best):
-                callback.best = callback.best_weights = None
+                callback.best = None
+                if hasattr(callback, "best_weights"):
+                    callback.best_weights = None
 
 
 def without_best_of_nothing(callbacks: Any) -> Any:
     """Return the callbacks of `fit`, none of which takes NaN for the best."""
-    kind = keras.callbacks.EarlyStopping
-    if isinstance(callbacks, keras.callbacks.CallbackList):
+    made = isinstance(callbacks, keras.callbacks.CallbackList)
+    every = list(callbacks.callbacks) if made else keras.tree.flatten(callbacks)
+    watching = [c for c in every if hasattr(c, "best")]
+    if not watching:
         return callbacks
-    stopping = [c for c in keras.tree.flatten(callbacks) if isinstance(c, kind)]
-    if not stopping:
+    last = _NoBestOfNothing(watching)
+    if made:
+        last.set_model(callbacks.model)
+        callbacks.callbacks.append(last)
         return callbacks
-    return [*keras.tree.flatten(callbacks), _NoBestOfNothing(stopping)]
+    return [*every, last]
 
 
 def may_be_nan(labels: Any) -> bool:

@@ -2,7 +2,7 @@
 
 Keras has no public way from a tensor back to what made it. `_keras_history` and `_inbound_nodes`
 are read here alone: should a release of Keras change them, `made_by` and `sources` are what to
-mend, and tests/training/test_graph.py what tells.
+mend, and tests/training/test_extract.py what tells.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -244,18 +246,18 @@ class TaskTrainer(TaskData):
         **kwargs: Any,
     ) -> Any:
         """Return losses and metrics, as `keras.Model.evaluate` does; data as in `fit`."""
+        masked: Any = contextlib.nullcontext()
         if not packing.packed(x):  # by fit, which has checked the data
             self.check_compiled("evaluate")
             x, y, sample_weight = self.checked_data(x, y, sample_weight)
-            self._mask_if_missing(x, y)
+            masked = self._mask_if_missing(x, y)
             x = packing.pack(x)
         data = {"x": x, "y": y, "sample_weight": sample_weight}
-        with evaluation():
+        with masked, evaluation():
             logs = super().evaluate(**data, batch_size=batch_size, verbose=verbose, **kwargs)
-        if self._missing_labels and isinstance(
-            objective := internals.objective_of(self), Objective
-        ):
-            tell_unseen(objective.seen)
+            objective = internals.objective_of(self)
+            if self._missing_labels and isinstance(objective, Objective):
+                tell_unseen(objective.seen)
         return logs
 
     @whole_steps
@@ -304,16 +306,15 @@ class TaskTrainer(TaskData):
         self.check_compiled("train_on_batch")
         by_class = labels.check_class_weights(self.tasks, class_weight)
         x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class)
-        self._mask_if_missing(x, y)
-        return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
+        with self._mask_if_missing(x, y):
+            return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     @whole_steps
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
         self.check_compiled("test_on_batch")
         x, y, sample_weight = self.checked_data(x, y, sample_weight)
-        self._mask_if_missing(x, y)
-        with evaluation():
+        with self._mask_if_missing(x, y), evaluation():
             return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     @whole_steps
@@ -373,7 +374,15 @@ class TaskTrainer(TaskData):
             self._missing_labels = missing
             self.switch_functions(masked=missing)
 
-    def _mask_if_missing(self, x: Any, y: Any) -> None:
-        """Mask from now on if labels are missing, or may be: those of a data set aren't seen."""
-        if not self._missing_labels and (not isinstance(x, dict) or labels.any_missing(y)):
-            self._expect_missing_labels(True)
+    @contextlib.contextmanager
+    def _mask_if_missing(self, x: Any, y: Any) -> Iterator[None]:
+        """Mask for a call if labels are missing, or may be: those of a data set aren't seen.
+
+        Afterwards all is as before: the call may be a callback's, and a `fit` going on.
+        """
+        before = self._missing_labels
+        self._expect_missing_labels(before or not isinstance(x, dict) or labels.any_missing(y))
+        try:
+            yield
+        finally:
+            self._expect_missing_labels(before)

@@ -1,5 +1,6 @@
 """Faults that users met on their first day, each by the input that showed it."""
 
+import pathlib
 from typing import Any
 
 import keras
@@ -36,6 +37,39 @@ def test_chunks_with_and_without_missing_labels_are_compiled_once_each() -> None
     model.compile("sgd", loss=["mse", "mse"], jit_compile=toy.BACKEND == "jax")
     model.fit(X, gaps, batch_size=8, verbose=0)
     assert len(traced) == count or toy.BACKEND == "torch"
+
+
+def test_a_callback_may_evaluate_what_has_missing_labels() -> None:
+    gaps = [np.where(np.arange(24) % 2, y, np.nan).astype("float32") for y in Y]
+    seen = []
+
+    class Evaluates(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            seen.append(self.model.evaluate(X, gaps, verbose=0))
+            seen.append(self.model.test_on_batch(X, gaps))
+
+    one, other = (toy.build("MMoE", seed=4) for _ in range(2))
+    for model in (one, other):
+        model.compile(keras.optimizers.SGD(0.1), **toy.NO_XLA)
+    options: dict[str, Any] = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+    one.fit(X, Y, callbacks=[Evaluates()], **options)
+    other.fit(X, Y, **options)
+    assert np.isfinite(seen).all()
+    toy.same(one.get_weights(), other.get_weights())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_callback_takes_nothing_for_the_best(tmp_path: pathlib.Path) -> None:
+    nothing = [Y[0], np.full(24, np.nan, "float32")]
+    model = toy.build("MMoE")
+    model.compile("sgd", **toy.QUICK)
+    path = tmp_path / "best.keras"
+    watched: dict[str, Any] = {"monitor": "val_task_2_loss", "mode": "min"}
+    best = keras.callbacks.ModelCheckpoint(path, save_best_only=True, **watched)
+    rate = keras.callbacks.ReduceLROnPlateau(patience=1, **watched)
+    callbacks = [best, rate]
+    model.fit(X, Y, validation_data=(X, nothing), epochs=3, verbose=0, callbacks=callbacks)
+    assert not (isinstance(best.best, float) and np.isnan(best.best))
 
 
 @pytest.mark.parametrize("policy", ["bfloat16", "float64", "mixed_bfloat16"])
