@@ -1,7 +1,7 @@
 """Compare the model zoo on the UCI Adult data and print the test AUCs.
 
 The tasks are income over 50K and never-married. The files are downloaded on first use, or read
-from MTL_DATA_HOME. There are no validation rows in the reference protocol: all five epochs count. The
+from MTL_DATA_HOME. The reference protocol has no validation rows: all five epochs count. The
 results are those of `python -m mtl.benchmark adult`, and are kept in the same file: runs that are
 in it aren't repeated.
 """
