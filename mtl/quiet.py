@@ -45,17 +45,22 @@ def install() -> None:
 
 
 class _Finder:
-    """Finds TensorFlow as Python would, once, and loads it with its log held back."""
+    """Finds TensorFlow as Python would, and loads it with its log held back."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "tensorflow":
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:  # whoever asks only whether it is installed doesn't load it
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def quietly(module: Any) -> None:
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 with _held_back():
                     execute(module)
 
