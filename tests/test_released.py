@@ -54,6 +54,8 @@ def features(folder: Path) -> dict[str, np.ndarray]:
         return {key[2:]: stored[key] for key in stored.files if key.startswith("x/")}
 
 
+# As it does everywhere on PyTorch.
+@pytest.mark.filterwarnings("ignore:LazyAdam received the gradient of a whole:UserWarning")
 @pytest.mark.parametrize(("folder", "name"), CASES, ids=ids)
 def test_a_saved_model_loads_predicts_and_goes_on(folder: Path, name: str) -> None:
     if name == "SharedBottom":
