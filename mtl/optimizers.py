@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from mtl import checks
+from mtl.context import held
 
 
 class LazyOptimizer(keras.optimizers.Optimizer):
@@ -310,18 +311,13 @@ def is_table(variable: Any) -> bool:
 _rows: ContextVar[Mapping[int, Any]] = ContextVar("rows", default=MappingProxyType({}))
 
 
-@contextmanager
-def rows_of_gradients(rows: Mapping[int, Any]) -> Iterator[None]:
+def rows_of_gradients(rows: Mapping[int, Any]) -> AbstractContextManager[Any]:
     """Say that some gradients are `(lookups, dim)`, and of which rows of their tables.
 
     Args:
         rows: dict from `id` of a table to an integer tensor `(lookups,)`.
     """
-    token = _rows.set(rows)
-    try:
-        yield
-    finally:
-        _rows.reset(token)
+    return held(_rows, rows)
 
 
 def _lookups(gradient: Any, variable: Any) -> tuple[Any, Any]:

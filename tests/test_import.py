@@ -15,7 +15,7 @@ import mtl
 PACKAGE = Path(mtl.__file__).parent
 
 # What each part of mtl may import of it, from the leaves up.
-LEAVES = {"checks", "names", "seeds"}
+LEAVES = {"context", "checks", "names", "seeds"}
 COLUMNS = {*LEAVES, "encodings", "columns", "features", "tasks"}
 LAYERS = {*COLUMNS, "layers"}
 OBJECTIVES = {*LAYERS, "losses", "balancing", "optimizers"}
@@ -24,6 +24,7 @@ MODELS = {*TRAINING, "models"}
 TOOLS = {*MODELS, "metrics", "calibration", "inspection", "serving", "migrate"}
 ALLOWED = {
     "checks": set(),
+    "context": set(),
     "quiet": set(),
     "names": set(),
     "seeds": LEAVES,

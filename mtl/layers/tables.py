@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from mtl.context import held
 from mtl.features import DenseFeat, VarLenSparseFeat, sparse_part
 from mtl.seeds import derive_seed, draw, reseed
 
@@ -159,11 +160,8 @@ def lookups_apart(added: Mapping[int, Any]) -> Iterator[dict[int, Any]]:
         A dict from `id` of a table to the rows that were looked up, filled by `gather`.
     """
     rows: dict[int, Any] = {}
-    token = _apart.set((added, rows))
-    try:
+    with held(_apart, (added, rows)):
         yield rows
-    finally:
-        _apart.reset(token)
 
 
 def gather(table: Any, rows: Any) -> Any:

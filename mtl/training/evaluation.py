@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,18 +12,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from mtl.context import held
+
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
 _told: ContextVar[set[str] | None] = ContextVar("told", default=None)
 
 
-@contextmanager
-def evaluation() -> Iterator[None]:
+def evaluation() -> AbstractContextManager[bool]:
     """Say that what is logged within is of an evaluation."""
-    token = _evaluating.set(True)
-    try:
-        yield
-    finally:
-        _evaluating.reset(token)
+    return held(_evaluating, True)
 
 
 def evaluating() -> bool:
@@ -31,14 +28,9 @@ def evaluating() -> bool:
     return _evaluating.get()
 
 
-@contextmanager
-def evaluations_of_fit() -> Iterator[None]:
+def evaluations_of_fit() -> AbstractContextManager[Any]:
     """Say once, whatever the number of evaluations within, that a task has no labels."""
-    token = _told.set(set())
-    try:
-        yield
-    finally:
-        _told.reset(token)
+    return held(_told, set())
 
 
 def tell_unseen(seen: Seen) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from mtl.context import held
 from mtl.layers import FeatureEncoder
 from mtl.layers.interactions import keras_rs_layers
 from mtl.tasks import Task
@@ -105,11 +106,8 @@ class MultiTaskModel(TaskTrainer):
         return [every[i] for i in self._shown] if self._hidden and not _in_graph.get() else every
 
     def _run_through_graph(self, *args: Any, **kwargs: Any) -> Any:
-        token = _in_graph.set(True)
-        try:
+        with held(_in_graph, True):
             return super()._run_through_graph(*args, **kwargs)
-        finally:
-            _in_graph.reset(token)
 
     @property
     def encoders(self) -> list[FeatureEncoder]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
 import keras
 from keras import ops
 
+from mtl.context import held
 from mtl.losses import JointLoss, split_missing
 from mtl.tasks import Task
 from mtl.training.evaluation import Seen, may_be_nan
@@ -233,15 +234,9 @@ def total(losses: Sequence[Any], rest: Sequence[Any], balancer: Any = None) -> A
     return value
 
 
-@contextmanager
-def terms_apart() -> Iterator[list[Any]]:
+def terms_apart() -> AbstractContextManager[Any]:
     """Keep the terms of `total`: `(losses, the same stacked, the rest)` for each call within."""
-    taken: list[Any] = []
-    token = _apart.set(taken)
-    try:
-        yield taken
-    finally:
-        _apart.reset(token)
+    return held(_apart, [])
 
 
 class _Function(keras.losses.Loss):

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from mtl import balancing
+from mtl.context import held
 from mtl.optimizers import LazyOptimizer
 from mtl.training import pace, steps
 from mtl.training.whole import WholeSteps
@@ -18,14 +19,9 @@ from mtl.training.xla import FullBatchesByXLA, pays_on_cpu
 _every_output: ContextVar[bool] = ContextVar("every_output", default=False)
 
 
-@contextlib.contextmanager
-def every_output() -> Iterator[None]:
+def every_output() -> contextlib.AbstractContextManager[bool]:
     """Let models return their hidden outputs, too, which their losses may need."""
-    token = _every_output.set(True)
-    try:
-        yield
-    finally:
-        _every_output.reset(token)
+    return held(_every_output, True)
 
 
 def returns_every_output() -> bool:
