@@ -12,6 +12,7 @@ import pandas as pd
 
 from mtl import checks
 from mtl.inspection.gates import checked_inputs
+from mtl.training import steps
 from mtl.training.model import MultiTaskModel
 
 
@@ -44,8 +45,6 @@ def gradient_conflict(
     References:
         - Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020
     """
-    from mtl.training.steps import gradient_products
-
     if len(model.tasks) < 2:
         raise ValueError(
             f"`model` should have at least two tasks. Received: {model.task_names} alone"
@@ -56,7 +55,7 @@ def gradient_conflict(
     if rows == 0:
         raise ValueError("`x` should hold at least one row. Received: 0 rows.")
     _, labels, weights = model.checked_data(inputs, y, sample_weight)
-    products = gradient_products(model)
+    products = steps.gradient_products(model)
     total = np.zeros((len(model.tasks),) * 2)
     count = np.zeros_like(total)
     bounds = np.linspace(0, rows, math.ceil(rows / batch_size) + 1).astype(int)

@@ -153,9 +153,8 @@ def plot_gradient_conflict(conflict: pd.DataFrame, path: Any = None) -> Any:
     for (row, column), value in np.ndenumerate(values):
         if row == column and not np.isnan(value):
             continue  # a task agrees with itself
-        text = "none" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
         color = "white" if value < 0 else "black"
-        ax.text(column, row, text, ha="center", va="center", color=color)
+        ax.text(column, row, _signed(value), ha="center", va="center", color=color)
     ax.patch.set(facecolor="0.95", edgecolor="0.75", hatch="////")  # seen where there is no value
     ax.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
     ax.set_yticks(range(len(names)), names)
@@ -271,6 +270,11 @@ def _saved(figure: Any, path: Any) -> Any:
     return figure
 
 
+def _signed(value: float) -> str:
+    """Return a number with its sign, which is never a hyphen, for a picture."""
+    return "none" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
+
+
 def _wrap(text: str, inches: float) -> str:
     """Break a text into lines, after underscores too."""
     width = max(int(inches / _CHARACTER), 8)
@@ -355,9 +359,10 @@ def _pairs(conflict: pd.DataFrame) -> Any:
     ax.hlines(range(len(pairs)), 0, values, color="0.55", linewidth=3)
     ax.plot(values, range(len(pairs)), "o", color="black", markersize=8)
     for row, value in enumerate(values):
-        text = "none" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
         at = 0 if np.isnan(value) else value
-        ax.annotate(text, (at, row), (0, 8), textcoords="offset points", ha="center", va="bottom")
+        ax.annotate(
+            _signed(value), (at, row), (0, 8), textcoords="offset points", ha="center", va="bottom"
+        )
     ax.set_xlim(-1.1, 1.1)
     ax.set_ylim(len(pairs) - 0.4, -0.7)
     ax.set_yticks(range(len(pairs)), names)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat, check_columns
-from mtl.layers import DNN, Experts, Extraction, FeatureEncoder, Gate, Tower
+from mtl.layers import DNN, Experts, Extraction, Gate, Tower
 from mtl.models.esmm import ESMM
 from mtl.models.mmoe import MMoE
 from mtl.models.ple import PLE
@@ -290,9 +290,8 @@ class _Reader:
 
 
 def _set_embeddings(target: Any, columns: list[Any], parts: dict[str, _Part]) -> None:
-    encoder = next(layer for layer in target.layers if isinstance(layer, FeatureEncoder))
     embeddings = {getattr(c, "embedding_name", ""): parts[c.name].embedding for c in columns}
-    for table, weight in encoder.tables:
+    for table, weight in target.encoder.tables:
         rows = np.zeros(table.shape, weight.dtype)  # the unknown rows stay so
         for part in table.slices.values():
             embedding = _array(embeddings[part.embedding_name].embeddings)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from mtl import checks
 from mtl.tasks import Task
 from mtl.training.evaluation import may_be_nan
 from mtl.training.internals import function_of, metrics_by_task
@@ -34,7 +35,7 @@ def update_metrics(
     """
     if not compiled.built:
         compiled.build(list(y) if len(tasks) > 1 else y[0], y_pred)
-    predictions = y_pred if isinstance(y_pred, (list, tuple)) else [y_pred]
+    predictions = checks.as_list(y_pred)
     weights = sample_weight or [None] * len(tasks)
     for weighted, by_task in metrics_by_task(compiled):
         for k, (task, metrics) in enumerate(zip(tasks, by_task, strict=bool(by_task))):
