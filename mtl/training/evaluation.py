@@ -55,11 +55,14 @@ class Seen(keras.metrics.Metric):
 
     Args:
         names: the tasks' output names.
+        others: names of logs that are of no task by itself, whatever they begin with. Defaults to
+            none.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], others: Sequence[str] = ()) -> None:
         super().__init__(name="labels_seen")
         self._names = list(names)
+        self._others = set(others)
         self._counts = self.add_variable((len(names),), "zeros", name="counts")
 
     def update_state(self, y: Sequence[Any]) -> None:
@@ -96,7 +99,7 @@ class Seen(keras.metrics.Metric):
             names = [n for n in self._names if single or key.startswith(f"{n}_")]
             if key == "loss":
                 absent = ops.all(nothing)
-            elif names:
+            elif names and key not in self._others:
                 absent = nothing[self._names.index(max(names, key=len))]
             else:
                 values[key] = value

@@ -69,7 +69,8 @@ class Objective:
         self.kinds = [
             kind or kind_in_funnel(t, self._joint) for t, kind in zip(tasks, of_loss, strict=True)
         ]
-        self.seen = Seen([task.output_name for task in tasks])
+        names = [task.output_name for task in tasks]
+        self.seen = Seen(names, [joint.name for joint in self._joint])
         self._joint_means = [keras.metrics.Mean(name=joint.name) for joint in self._joint]
 
     @property

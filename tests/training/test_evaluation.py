@@ -11,6 +11,8 @@ import pytest
 import toy
 from test_labels import STREAMS, batches_of, build
 
+from mtl.losses import OrderPenalty
+
 X, Y = toy.features(), toy.labels()
 NONE = np.full(24, np.nan, "float32")
 OTHERS = ["task_1_loss", "task_1_AUC", "loss"]
@@ -71,6 +73,14 @@ def test_evaluation_without_labels_of_a_task_is_nan() -> None:
     assert np.isnan(logs["task_2_loss"])
     assert np.isfinite(logs["task_1_loss"])
     assert model.evaluate(X, Y, verbose=0, return_dict=True) == pytest.approx(right, rel=1e-5)
+
+
+def test_a_joint_loss_may_begin_with_the_name_of_a_task_without_labels() -> None:
+    model = build(joint_losses=[OrderPenalty("task_1", "task_2", name="task_2_order")])
+    with said("`y`", "['task_2']"):
+        logs = model.evaluate(X, [Y[0], NONE], verbose=0, return_dict=True)
+    assert np.isnan(logs["task_2_loss"])
+    assert np.isfinite(logs["task_2_order"])
 
 
 def test_evaluation_without_any_label_is_nan() -> None:
