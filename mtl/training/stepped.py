@@ -13,7 +13,7 @@ from mtl import balancing
 from mtl.context import held
 from mtl.optimizers import LazyOptimizer
 from mtl.training import pace, steps
-from mtl.training.whole import WholeSteps
+from mtl.training.whole import WholeSteps, unbroken
 from mtl.training.xla import FullBatchesByXLA, pays_on_cpu
 
 _every_output: ContextVar[bool] = ContextVar("every_output", default=False)
@@ -49,7 +49,6 @@ class SteppedModel(WholeSteps):
     _step: Any = None
     _has_step_variables = False
     _auto_steps = False
-    train_function: Any
     test_function: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -204,7 +203,7 @@ class SteppedModel(WholeSteps):
 
     def train_step(self, *args: Any) -> Any:
         """Run one training step; Keras' trainers call it, each with its own arguments."""
-        with every_output():
+        with every_output(), unbroken() if self.run_eagerly else contextlib.nullcontext():
             return self._step(*args) if self._step is not None else self._one_step(*args)
 
     def test_step(self, *args: Any) -> Any:

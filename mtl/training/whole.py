@@ -4,10 +4,14 @@ Keras' trainer on JAX takes the values out of a model's variables for the time o
 and `predict`, hands them from step to step, and puts them back when all went well. After an error,
 Ctrl-C included, or where two threads call one model, they would be lost. How it does that is
 private to Keras, and known here alone; tests/training/test_whole.py tells when it changes.
+
+Ctrl-C within a step waits for its end: half of the weights would be the next step's, and on JAX the
+old ones are gone before the new ones are there.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +43,24 @@ def whole_steps(method: F) -> F:
     return call  # type: ignore[return-value]
 
 
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block; it comes to the main thread alone."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    if not callable(handler):
+        yield
+        return
+    waiting: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *signal_and_frame: waiting.append(signal_and_frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
+
+
 class _Newest:
     """The newest values of a model's variables, by their kind; Keras would track a plain dict."""
 
@@ -49,6 +71,7 @@ class _Newest:
 class WholeSteps(keras.Model):
     """A Keras model that keeps its weights whatever ends a call; threads call it in turn."""
 
+    train_function: Any
     _newest: _Newest | None = None  # while a call runs
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -73,34 +96,51 @@ class WholeSteps(keras.Model):
 
     def _put_back(self) -> None:
         newest = self._newest.values if self._newest is not None else {}
-        for kind, values in newest.items():
-            of_optimizer = kind == "optimizer_variables"
-            variables = self.optimizer.variables if of_optimizer else getattr(self, kind)
-            for variable, value in zip(variables, values, strict=True):
-                if variable._value is None:
-                    variable._value = value
+        pairs = [
+            pair
+            for kind, values in newest.items()
+            for pair in zip(self._variables_of(kind), values, strict=True)
+        ]
+        # Keras may have put back what the last step took; values without a gap may be a callback's.
+        if any(variable._value is None or variable._value.is_deleted() for variable, _ in pairs):
+            for variable, value in pairs:
+                variable._value = value
         # A `fit` that goes on, as a callback may have caught the error, then reads the variables.
         self._jax_state, self._jax_state_synced = None, True
 
+    def _variables_of(self, kind: str) -> Sequence[Any]:
+        if kind == "optimizer_variables":
+            return self.optimizer.variables  # type: ignore[no-any-return]
+        return getattr(self, kind)  # type: ignore[no-any-return]
+
     def _get_jax_state(self, **kinds: bool) -> Any:
         """Keep what Keras takes out of the variables."""
-        state = super()._get_jax_state(**kinds)
-        self._keep([kind for kind in _STATE if kinds.get(kind)], state)
+        with unbroken():
+            state = super()._get_jax_state(**kinds)
+            self._keep([kind for kind in _STATE if kinds.get(kind)], state)
         return state
 
     def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
         """Keep what each step hands on."""
 
         def kept(state: Any, data: Any) -> Any:
-            result, new = step_function(state, data)
-            if isinstance(new, tuple):
-                self._keep(_BY_NUMBER[len(new)], new)
-            else:  # prediction on Keras 3.8
-                self._keep(["non_trainable_variables"], [new])
+            with unbroken():
+                result, new = step_function(state, data)
+                if isinstance(new, tuple):
+                    self._keep(_BY_NUMBER[len(new)], new)
+                else:  # prediction on Keras 3.8
+                    self._keep(["non_trainable_variables"], [new])
             return result, new
 
         jax = keras.backend.backend() == "jax"
         return super()._make_function(kept if jax else step_function, *args, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the function that trains on a batch."""
+        before = self.train_function
+        super().make_train_function(force)
+        if keras.backend.backend() == "torch" and self.train_function is not before:
+            self.train_function = unbroken()(self.train_function)
 
     def _keep(self, kinds: Sequence[str], state: Sequence[Sequence[Any]]) -> None:
         if self._newest is not None:

@@ -1,6 +1,7 @@
 """Whatever ends a call, and from however many threads: no weight is lost."""
 
 import pathlib
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -165,6 +166,61 @@ def test_an_interrupt_in_training_leaves_the_last_whole_step(
         verbose=0,
     )
     toy.same(one.get_weights()[:4], other.get_weights()[:4], rtol=1e-4, atol=1e-5)
+    is_whole(one, tmp_path)
+
+
+class InterruptedSGD(keras.optimizers.SGD):
+    """Ctrl-C comes when it has updated half of the weights, for the n-th time."""
+
+    def __init__(self, n: int = 10**9, **kwargs: Any) -> None:
+        super().__init__(0.05, **kwargs)
+        self.left, self.updated = n, 0
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, learning_rate)
+        self.updated = (self.updated + 1) % len(self._trainable_variables)
+        if self.updated == len(self._trainable_variables) // 2:
+            if toy.BACKEND == "jax":
+                import jax
+
+                jax.debug.callback(self.count)
+            else:
+                self.count()
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("steps", ["epoch", "batch"])
+def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(
+    steps: str, tmp_path: pathlib.Path
+) -> None:
+    def made(n: int) -> Any:
+        one = toy.build("MMoE")
+        options = {} if toy.BACKEND == "jax" else {"run_eagerly": True}
+        one.compile(InterruptedSGD(n), steps_per_execution=1, **options)
+        return one
+
+    one, other = made(4), made(10**9)
+    options: dict[str, Any] = {"batch_size": 16, "shuffle": False, "verbose": 0}
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        if steps == "epoch":
+            one.fit(X, Y, epochs=9, **options)
+        for _ in range(9):
+            one.train_on_batch(X, Y)
+    assert signal.getsignal(signal.SIGINT) is handler
+    if steps == "epoch":
+        other.fit(X, Y, **options)
+        other.fit({k: v[:16] for k, v in X.items()}, [v[:16] for v in Y], **options)
+    else:
+        for _ in range(4):
+            other.train_on_batch(X, Y)
+    assert int(one.optimizer.iterations) == 4
+    toy.same(one.get_weights(), other.get_weights(), rtol=1e-5, atol=1e-6)
+    one.optimizer.left = 10**9
     is_whole(one, tmp_path)
 
 
