@@ -88,14 +88,17 @@ def in_form(data: Any, form: Form) -> Any:
     Args:
         data: a data set, or anything else, which is returned as it is.
         form: the form.
+
+    Raises:
+        ValueError: weights by class for a data set whose batches aren't seen here.
     """
-    if isinstance(data, _Checked):
+    if isinstance(data, _Checked) or getattr(data, _MARK, False):
         return data
     if isinstance(data, keras.utils.PyDataset):
         return _Checked(data, form)
     if isinstance(data, types.GeneratorType):
         return _generated(data, form)
-    if is_tf_data(data) and not getattr(data, _MARK, False):
+    if is_tf_data(data):
         spec = data.element_spec
         import tensorflow as tf
 
@@ -103,6 +106,11 @@ def in_form(data: Any, form: Form) -> Any:
         mapped = data.map(convert(lambda *parts: _in_graph(_again(parts, spec), form)))
         setattr(mapped, _MARK, True)
         return mapped
+    if form.class_weight is not None:
+        raise ValueError(
+            "`class_weight` goes with arrays, tf.data, PyDataset and generators; other data sets "
+            f"should yield sample weights. Received: `x` of type {type(data).__name__}"
+        )
     return data
 
 

@@ -178,7 +178,8 @@ class TaskTrainer(TaskData):
 
         Args:
             x: dict or DataFrame from feature name to array `(N,)`, `(N, 1)` or `(N, L)`; or a
-                data set that yields `(x, y)` or `(x, y, sample_weight)`.
+                data set that yields `(x, y)` or `(x, y, sample_weight)`. Of a list of labels
+                TensorFlow's `from_tensor_slices` makes one array: give it a tuple or dict.
             y: list of label arrays in task order, or dict or DataFrame by task name.
             batch_size: int or None. Defaults to 32.
             epochs: int. Defaults to 1.
@@ -189,7 +190,7 @@ class TaskTrainer(TaskData):
                 set.
             shuffle: bool. Defaults to True.
             class_weight: dict by task name of dicts from class to weight; the latter alone for a
-                single task. Sample weights are multiplied by it.
+                single task. Sample weights are multiplied by it. A DataLoader takes none.
             sample_weight: one array for every task, a list in task order, or a dict or DataFrame
                 by task name.
             **kwargs: the rarer arguments of `keras.Model.fit`.

@@ -140,6 +140,15 @@ def test_labels_outside_their_type_in_a_data_loader_are_no_number(case: str) -> 
     assert logs[f"{NAMES[k - 1]}_loss"] == pytest.approx(right[f"{NAMES[k - 1]}_loss"], rel=1e-5)
 
 
+def test_a_data_loader_takes_no_weights_by_class() -> None:
+    from torch.utils.data import DataLoader
+
+    rows = [({n: v[i] for n, v in X.items()}, tuple(v[i] for v in Y)) for i in range(24)]
+    model = build()
+    with pytest.raises(ValueError, match=r"`class_weight` goes with.*`x` of type DataLoader"):
+        model.fit(DataLoader(rows, batch_size=8), class_weight={"task_1": {0: 1.0, 1: 9.0}})
+
+
 def test_soft_labels_and_losses_of_ones_own_are_free() -> None:
     soft = [np.linspace(0, 1, 24), Y[1]]
     assert np.isfinite(build().evaluate(X, soft, verbose=0)).all()

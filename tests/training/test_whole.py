@@ -206,11 +206,12 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(
     one, other = made(4), made(10**9)
     options: dict[str, Any] = {"batch_size": 16, "shuffle": False, "verbose": 0}
     handler = signal.getsignal(signal.SIGINT)
+    train = {
+        "epoch": lambda: one.fit(X, Y, epochs=9, **options),
+        "batch": lambda: [one.train_on_batch(X, Y) for _ in range(9)],
+    }
     with pytest.raises(KeyboardInterrupt):
-        if steps == "epoch":
-            one.fit(X, Y, epochs=9, **options)
-        for _ in range(9):
-            one.train_on_batch(X, Y)
+        train[steps]()
     assert signal.getsignal(signal.SIGINT) is handler
     if steps == "epoch":
         other.fit(X, Y, **options)
