@@ -15,6 +15,7 @@ from mtl.tasks import Task
 from mtl.training import packing
 from mtl.training.sharing import shared_parts
 from mtl.training.stepped import returns_every_output
+from mtl.training.summary import fold_inputs
 from mtl.training.trainer import TaskTrainer
 
 _NARROW = ("int8", "int16", "uint8", "uint16")
@@ -132,6 +133,17 @@ class MultiTaskModel(TaskTrainer):
         Of a stack of experts, some may serve one task alone; gradient balancers leave these out.
         """
         return [variable for variable, _ in shared_parts(self)]
+
+    def summary(self, *args: Any, print_fn: Any = None, **kwargs: Any) -> None:
+        """Print the layers, as `keras.Model.summary` does; many inputs are one row.
+
+        Args:
+            *args: as `keras.Model.summary` takes them, by name, too.
+            print_fn: function of the text, or None. Defaults to None: to print it.
+            **kwargs: see `args`.
+        """
+        show = print_fn or print
+        super().summary(*args, print_fn=lambda text, **_: show(fold_inputs(text)), **kwargs)
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the model as a `.keras` file, as `keras.Model.save` does.

@@ -236,3 +236,25 @@ def test_a_saved_model_is_compiled_as_it_was(tmp_path: pathlib.Path) -> None:
     assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
     for a, b in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_a_summary_shows_many_inputs_as_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    columns = [SparseFeat(f"feature_{i}", 10, 4) for i in range(40)]
+    texts: list[str] = []
+    for tasks, used in ((2, columns), (1, columns), (9, columns[:5])):
+        model = MMoE(used, num_tasks=tasks, expert_dnn_units=[8])
+        for options in ({}, {"show_trainable": True, "line_length": 130}):
+            model.summary(print_fn=texts.append, **options)
+            lines = texts[-1].splitlines()
+            assert (
+                f" Total params: {model.count_params():,} ({4 * model.count_params() / 1024:.2f}"
+                in (texts[-1])
+            )
+            for layer in model.layers[len(used) :]:
+                assert f"│ {layer.name} (" in texts[-1]
+            widths = {len(line) for line in lines if line.startswith(("│", "├", "└"))}
+            assert len(widths) == 1
+            folded = ["│ 40 inputs " in texts[-1], "feature_" not in texts[-1]]
+            assert folded == [len(used) == 40] * 2
+            assert sum("│ 40 layers " in line for line in lines) == (len(used) == 40)
