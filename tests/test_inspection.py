@@ -910,3 +910,27 @@ def test_plots_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'keras-mtl\[plot\]'"):
         inspection.plot_gradient_conflict(pd.DataFrame([[1.0]]))
+
+
+def test_a_picture_of_a_model_has_a_box_for_all_inputs(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = toy.build("ESMM", task_names=["ctr", "ctcvr"])
+    figure = inspection.plot_model(model, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    boxes = {t.get_text().split("\n")[0]: t for t in figure.axes[0].texts if t.get_text()}
+    assert list(boxes) == ["5 inputs", "encoder", "ctr", "cvr", "ctcvr"]
+    assert f", {model.encoder.count_params():,}" in boxes["encoder"].get_text()
+    dashed = [name for name, text in boxes.items() if text.get_bbox_patch().get_linestyle() == "--"]
+    assert dashed == ["cvr"]
+    heights = [text.get_position()[1] for text in boxes.values()]
+    assert heights[0] > heights[1] > heights[2] == heights[3] > heights[4]
+
+
+def test_operations_between_layers_are_no_boxes():
+    pytest.importorskip("matplotlib")
+    ax = inspection.plot_model(toy.build("MMoE")).axes[0]
+    boxes = [t.get_text().split("\n")[0] for t in ax.texts if t.get_text()]
+    assert sorted(boxes) == sorted(
+        ["5 inputs", "encoder", "experts", "gate_task_1", "gate_task_2", "task_1", "task_2"]
+    )
+    assert len([t for t in ax.texts if not t.get_text()]) == 1 + 3 + 2 * 2  # arrows

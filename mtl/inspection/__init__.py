@@ -4,6 +4,7 @@ from mtl.inspection.gates import dead_experts, expert_utilization, gate_entropy,
 from mtl.inspection.gradients import gradient_conflict
 from mtl.inspection.importance import permutation_importance
 from mtl.inspection.monitor import GateMonitor
+from mtl.inspection.network import plot_model
 from mtl.inspection.plots import (
     plot_expert_utilization,
     plot_gate_history,
@@ -25,6 +26,7 @@ __all__ = [
     "plot_expert_utilization",
     "plot_gate_history",
     "plot_gradient_conflict",
+    "plot_model",
     "plot_negative_transfer",
     "plot_permutation_importance",
 ]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtl.inspection.figures import pyplot, saved
+
 _BAR = 0.2  # inches per expert
 _GROUP = 1.0  # inches per group of experts, at least
 _CHARACTER = 0.08  # inches of a character
@@ -49,7 +51,7 @@ def plot_expert_utilization(utilization: pd.DataFrame, path: Any = None) -> Any:
     groups = {level: _groups(table) for level, table in levels.items()}
     widths = [_starts(experts)[-1] * _BAR for experts in groups.values()]
     rows = max(map(len, gates.values()))
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot().subplots(
         rows,
         len(levels),
         figsize=(max(sum(widths) + 1, 5.5), 1.5 * rows + 1.1),
@@ -78,7 +80,7 @@ def plot_expert_utilization(utilization: pd.DataFrame, path: Any = None) -> Any:
         fontsize="small",
         frameon=False,
     )
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def plot_gate_history(history: Any, path: Any = None) -> Any:
@@ -106,7 +108,7 @@ def plot_gate_history(history: Any, path: Any = None) -> Any:
         for name, values in _series(logs, "gate_entropy_").items()
     }
     heights = max(3.4, 0.35 * len(entropy)), max(1.2, 0.25 * len(dead))
-    figure, (above, below) = _pyplot().subplots(
+    figure, (above, below) = pyplot().subplots(
         2,
         1,
         figsize=(7.5, sum(heights) + 0.6),
@@ -122,7 +124,7 @@ def plot_gate_history(history: Any, path: Any = None) -> Any:
     for axis in (below.xaxis, below.yaxis):
         axis.get_major_locator().set_params(integer=True)
     below.set_xlabel("epoch")
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def plot_gradient_conflict(conflict: pd.DataFrame, path: Any = None) -> Any:
@@ -141,11 +143,11 @@ def plot_gradient_conflict(conflict: pd.DataFrame, path: Any = None) -> Any:
         ImportError: matplotlib isn't installed.
     """
     if 2 <= len(conflict) <= _FEW_TASKS:
-        return _saved(_pairs(conflict), path)
+        return saved(_pairs(conflict), path)
     names, space = _margin(conflict.columns)
     side = max(_CELL * len(names), 2)
     upright = space > side / len(names)
-    figure, ax = _pyplot().subplots(
+    figure, ax = pyplot().subplots(
         figsize=(side + space + 1.5, side + (space if upright else 0) + 0.6), layout="constrained"
     )
     values = conflict.to_numpy("float64")
@@ -159,7 +161,7 @@ def plot_gradient_conflict(conflict: pd.DataFrame, path: Any = None) -> Any:
     ax.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
     ax.set_yticks(range(len(names)), names)
     figure.colorbar(image, label="cosine of the tasks' gradients", shrink=0.8)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def plot_negative_transfer(transfer: pd.DataFrame, path: Any = None) -> Any:
@@ -180,7 +182,7 @@ def plot_negative_transfer(transfer: pd.DataFrame, path: Any = None) -> Any:
     names, space = _margin(transfer.index)
     labels = pd.Series(names, transfer.index)
     tables: dict[Any, pd.DataFrame] = dict(list(transfer.groupby("metric", sort=False)))
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot().subplots(
         len(tables),
         1,
         figsize=(5.2 + space, 0.5 * len(transfer) + 0.9 * len(tables)),
@@ -208,7 +210,7 @@ def plot_negative_transfer(transfer: pd.DataFrame, path: Any = None) -> Any:
             f"{metric}, multi-task minus single-task: mean and interval over seeds\n"
             "(right of 0: better together; hollow: not told from chance)"
         )
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def plot_permutation_importance(
@@ -234,7 +236,7 @@ def plot_permutation_importance(
         for task, table in importance.groupby("task", sort=False)
     }
     _, space = _margin(importance["feature"])
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot().subplots(
         1,
         len(tables),
         figsize=((3 + space) * len(tables), 0.3 * max(map(len, tables.values())) + 1.2),
@@ -253,21 +255,7 @@ def plot_permutation_importance(
         ax.locator_params(axis="x", nbins=4)
         ax.set_title(_wrap(str(task), 2.2 + space), fontsize="medium", loc="left")
         ax.set_xlabel(f"loss of {table['metric'].iloc[0]} when shuffled")
-    return _saved(figure, path)
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'keras-mtl[plot]'") from error
-    return plt
-
-
-def _saved(figure: Any, path: Any) -> Any:
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return saved(figure, path)
 
 
 def _signed(value: float) -> str:
@@ -352,7 +340,7 @@ def _pairs(conflict: pd.DataFrame) -> Any:
     pairs = list(itertools.combinations(range(len(conflict)), 2))
     values = [conflict.to_numpy("float64")[pair] for pair in pairs]
     names, space = _margin(f"{conflict.index[i]} and {conflict.index[j]}" for i, j in pairs)
-    figure, ax = _pyplot().subplots(
+    figure, ax = pyplot().subplots(
         figsize=(5 + space, 0.6 * len(pairs) + 1.1), layout="constrained"
     )
     ax.axvline(0, color="0.4", linestyle="--", linewidth=1)

@@ -89,11 +89,8 @@ class MultiTaskModel(TaskTrainer):
         layers = config.get("layers", ())
         if any(str(layer.get("registered_name")).startswith("keras_rs>") for layer in layers):
             keras_rs_layers()  # whose import registers them
-        for layer in layers:
-            if layer.get("class_name") == "InputLayer" and layer["config"]["dtype"] in _NARROW:
-                # Saved when inputs still had the types of small ids, in which large ones wrap.
-                layer["config"]["dtype"] = "int32"
-        return super().from_config(config, custom_objects)
+        wide = {**config, "layers": [_wide(layer) for layer in layers]} if layers else config
+        return super().from_config(wide, custom_objects)
 
     @property
     def task_names(self) -> list[str]:
@@ -256,3 +253,10 @@ class MultiTaskModel(TaskTrainer):
             if isinstance(value, np.ndarray):
                 own[name] = keras.ops.convert_to_tensor(value, dtype)
         return own
+
+
+def _wide(layer: dict[str, Any]) -> dict[str, Any]:
+    """Return a layer's description, of an input with 32 bits if ids had fewer and could wrap."""
+    if layer.get("class_name") != "InputLayer" or layer["config"]["dtype"] not in _NARROW:
+        return layer
+    return {**layer, "config": {**layer["config"], "dtype": "int32"}}
