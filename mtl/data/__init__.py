@@ -5,10 +5,12 @@ from mtl.data.census_income import load_census_income
 from mtl.data.dataset import MultiTaskData
 from mtl.data.funnel import make_funnel
 from mtl.data.regressions import make_related_regressions
+from mtl.data.stream import ParquetStream
 from mtl.data.table import TableEncoder
 
 __all__ = [
     "MultiTaskData",
+    "ParquetStream",
     "TableEncoder",
     "load_adult",
     "load_census_income",

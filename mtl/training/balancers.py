@@ -43,20 +43,13 @@ def checked_balancer(model: Any, balancer: Any, objective: Objective) -> Any:
     return balancer
 
 
-def with_end_of_epoch(balancer: Any, callbacks: Any) -> Any:
-    """Return callbacks that tell a balancer of each epoch's end before others save the model."""
-    first = _EndOfEpoch(balancer)
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.callbacks.insert(0, first)
-        first.set_model(callbacks.model)
-        return callbacks
-    return [first, *keras.tree.flatten(callbacks)] if callbacks is not None else [first]
+class EndOfEpoch(keras.callbacks.Callback):
+    """Tells a balancer of each epoch's end, before other callbacks save the model."""
 
-
-class _EndOfEpoch(keras.callbacks.Callback):
     def __init__(self, balancer: Any) -> None:
         super().__init__()
         self._balancer = balancer
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Pass it on."""
         self._balancer.end_epoch()

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from mtl.context import held
+from mtl.training.callbacks import with_callbacks
 
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
 _told: ContextVar[set[str] | None] = ContextVar("told", default=None)
@@ -131,16 +132,9 @@ class _NoBestOfNothing(keras.callbacks.Callback):
 def without_best_of_nothing(callbacks: Any) -> Any:
     """Return the callbacks of `fit`, none of which takes NaN for the best."""
     made = isinstance(callbacks, keras.callbacks.CallbackList)
-    every = list(callbacks.callbacks) if made else keras.tree.flatten(callbacks)
+    every = callbacks.callbacks if made else keras.tree.flatten(callbacks)
     watching = [c for c in every if hasattr(c, "best")]
-    if not watching:
-        return callbacks
-    last = _NoBestOfNothing(watching)
-    if made:
-        last.set_model(callbacks.model)
-        callbacks.callbacks.append(last)
-        return callbacks
-    return [*every, last]
+    return with_callbacks(callbacks, last=_NoBestOfNothing(watching)) if watching else callbacks
 
 
 def may_be_nan(labels: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 from mtl.tasks import Task
-from mtl.training import arrays, labels
+from mtl.training import arrays, labels, packing
 from mtl.training.kinds import Kind
 from mtl.training.spread import by_task
 
@@ -82,6 +82,18 @@ class _Checked(keras.utils.PyDataset):
         self._data.on_epoch_end()
 
 
+class EpochOf(keras.callbacks.Callback):
+    """Tells a stream which epoch begins: Keras begins one more where it builds metrics."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Pass it on."""
+        self._stream.start(epoch)
+
+
 def in_form(data: Any, form: Form) -> Any:
     """Return a data set whose batches are in a model's form.
 
@@ -94,6 +106,8 @@ def in_form(data: Any, form: Form) -> Any:
     """
     if isinstance(data, _Checked) or getattr(data, _MARK, False):
         return data
+    if hasattr(data, "by_pool"):  # it checks, and packs, many batches at once
+        return data.by_pool(lambda batch: _packed(form.checked(batch)), not form.labelled)
     if isinstance(data, keras.utils.PyDataset):
         return _Checked(data, form)
     if isinstance(data, types.GeneratorType):
@@ -112,6 +126,10 @@ def in_form(data: Any, form: Form) -> Any:
             f"should yield sample weights. Received: `x` of type {type(data).__name__}"
         )
     return data
+
+
+def _packed(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (packing.pack(batch[0]), *batch[1:])
 
 
 _MARK = "_in_form_of_mtl"

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 
 from mtl import checks
-from mtl.training import internals, labels, pace, packing, spread
-from mtl.training.balancers import checked_balancer, with_end_of_epoch
+from mtl.training import internals, labels, pace, packing, spread, streams
+from mtl.training.balancers import EndOfEpoch, checked_balancer
+from mtl.training.callbacks import with_callbacks
 from mtl.training.evaluation import (
     evaluating,
     evaluation,
@@ -218,7 +219,10 @@ class TaskTrainer(TaskData):
         known = isinstance(x, dict) and (validation_data is None or y_val is not None)
         self._expect_missing_labels(not known or labels.any_missing([y, y_val]))
         if self.balancer is not None:
-            callbacks = with_end_of_epoch(self.balancer, callbacks)
+            callbacks = with_callbacks(callbacks, first=EndOfEpoch(self.balancer))
+        if hasattr(x, "by_pool"):  # a stream, which shuffles by itself
+            callbacks = with_callbacks(callbacks, first=streams.EpochOf(x))
+            shuffle = False
         by_steps = bool(kwargs.get("steps_per_epoch") or kwargs.get("validation_steps"))
         self.start_steps((x, y, sample_weight), batch_size, callbacks, by_steps)
         with evaluations_of_fit():
