@@ -77,6 +77,12 @@ def small(name: str) -> dict[str, Any]:
     }
 
 
+def needed(name: str) -> dict[str, Any]:
+    """Return the arguments that a model can't do without."""
+    sizes = small(name)
+    return {p: sizes[p] for names in zoo()[name].needs for p in names if p in sizes}
+
+
 def randomize(model: Any, seed: int = 0) -> Any:
     """Give every weight of a model, biases and unknown rows included, a random value."""
     rng = np.random.default_rng(seed)

@@ -241,7 +241,7 @@ def test_a_table_of_ones_own_with_missing_labels_and_an_unknown_category(tmp_pat
         main([*command, "--output", str(tmp_path / "out2")])
     assert not (tmp_path / "out2").exists()
     (tmp_path / "c.toml").write_text(OWN_TABLE)
-    with pytest.raises(SystemExit, match="should hold ESMM for a funnel only"):
+    with pytest.raises(SystemExit, match="should hold ESMM only with a funnel"):
         main([*command, "--models", "ESMM", "--output", str(tmp_path / "out2")])
     (tmp_path / "c.toml").write_text(OWN_TABLE.replace("num_experts = 2", 'num_experts = "two"'))
     with pytest.raises(SystemExit, match=r"\[models.MMoE\] `num_experts` should be a positive"):
