@@ -94,6 +94,23 @@ def tower(
     return head(logits + w[f"{name}/logits/bias"])
 
 
+def gated_dnn(
+    w: Weights, path: str, x: np.ndarray, v: np.ndarray, position: str = "input", seen: Any = None
+) -> np.ndarray:
+    """A DNN of x whose gates see v and, at the input, x; or `seen` in place of x."""
+    if position == "input":
+        v = np.concatenate([v, x if seen is None else seen], axis=1)
+    gates = []
+    while f"{path}/scores_{len(gates)}/kernel" in w:
+        i = len(gates)
+        scores = dnn(w, f"{path}/gate_{i}", v) @ w[f"{path}/scores_{i}/kernel"]
+        gates.append(2 * sigmoid(scores + w[f"{path}/scores_{i}/bias"]))
+    h = gates.pop(0) * x if position == "input" else x
+    for i, g in enumerate(gates):
+        h = g * relu(h @ w[f"{path}/dnn/dense_{i}/kernel"] + w[f"{path}/dnn/dense_{i}/bias"])
+    return h
+
+
 def extraction(
     w: Weights,
     path: str,

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from mtl import checks
 from mtl.features import check_columns, model_inputs
 from mtl.layers import FeatureEncoder, Tower
 from mtl.layers.dropout import Dropout
@@ -130,7 +131,24 @@ class Network:
         spans = next(spans for tensor, spans in self._encoded if tensor is x)
         return ops.take(x, [i for name in spans if name in features for i in spans[name]], axis=1)
 
-    def tower(self, k: int, z: Any, hidden: str | None = None) -> Any:
+    def check_features(self, argument: str, names: Any) -> list[str]:
+        """Return names of features as a list, or raise if an argument holds anything else."""
+        known = [column.name for column in self.columns]
+        features = checks.entries(argument, names, f"a list of names of features out of {known}")
+        for name in features:
+            if name not in known:
+                raise ValueError(
+                    f"`{argument}` should hold names of features out of {known}. Received: {name!r}"
+                )
+        if not features or len(set(features)) < len(features):
+            raise ValueError(
+                f"`{argument}` should hold at least one feature, and each once. Received: {names}"
+            )
+        return features
+
+    def tower(
+        self, k: int, z: Any, hidden: str | None = None, units: Sequence[int] | None = None
+    ) -> Any:
         """Return a prediction by a tower of task k's widths.
 
         Args:
@@ -138,6 +156,7 @@ class Network:
             z: tensor `(B, H)`.
             hidden: str or None. Name of a hidden binary task to predict in place of task k.
                 Defaults to None.
+            units: list of int or None. Other widths than the task's. Defaults to None.
         """
         task = self.tasks[k]
         own: dict[str, Any] = {
@@ -148,7 +167,8 @@ class Network:
         }
         if hidden is not None:
             own = {"name": self.layer_name(hidden), "task_name": hidden, "hidden": True}
-        return Tower(self.tower_units[k], **{**self.layer("tower", k), **own})(z)
+        widths = self.tower_units[k] if units is None else units
+        return Tower(widths, **{**self.layer("tower", k), **own})(z)
 
     def towers(self, z: Sequence[Any]) -> list[Any]:
         """Return the predictions of all tasks, from a tensor `(B, H)` for each."""

@@ -27,6 +27,7 @@ class Case(NamedTuple):
 
 ROWS = 6
 ONE = draw(ROWS, 5)
+PAIR = [draw(ROWS, 5), draw(ROWS, 3, seed=1)]
 THREE = [draw(ROWS, 5, seed=i) for i in range(3)]
 RATE = np.linspace(0, 1, ROWS, dtype="float32")[:, None]
 
@@ -98,6 +99,11 @@ CASES: dict[str, dict[str, Case]] = {
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),
         "full": Case({"num_experts": 4, "units": [4], "temperature": 0.5, **DNN}, ONE),
+    },
+    "GatedDNN": {
+        "no units": Case({"seed": 1}, PAIR),
+        "plain": Case({"units": [4], "seed": 1}, PAIR),
+        "full": Case({"units": [4, 3], "position": "output", "gate_units": [2], **DNN}, PAIR),
     },
     "Isotonic": {
         "plain": Case({"num_points": 2}, RATE),
