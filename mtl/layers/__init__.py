@@ -7,6 +7,7 @@ from mtl.layers.experts import Experts
 from mtl.layers.extraction import Extraction
 from mtl.layers.gate import Gate
 from mtl.layers.gated_dnn import GatedDNN
+from mtl.layers.star import PartitionedNormalization, StarDense, StarDNN
 from mtl.layers.tower import Tower
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "Gate",
     "GatedDNN",
     "Isotonic",
+    "PartitionedNormalization",
     "Platt",
+    "StarDNN",
+    "StarDense",
     "Tower",
 ]

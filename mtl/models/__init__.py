@@ -8,6 +8,7 @@ from mtl.models.moe import MoE
 from mtl.models.pepnet import PEPNet
 from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
+from mtl.models.star import STAR
 from mtl.training.extract import extract_task
 
 # In the order of tables.
@@ -19,6 +20,7 @@ __all__ = [
     "PLE",
     "ESMM",
     "PEPNet",
+    "STAR",
     "extract_task",
     "from_deepctr",
 ]
