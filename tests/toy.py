@@ -20,6 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "MMoE": {"num_experts": 3, "expert_dnn_units": (8,)},
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
+    "DBMTL": {"bottom_dnn_units": (8,), "relation_dnn_units": (5,)},
     "PEPNet": {"scenario_feature": "user", "prior_features": ["age", "item"]},
     "STAR": {"scenario_feature": "user", "star_dnn_units": (8,), "auxiliary_dnn_units": (4,)},
 }

@@ -2,6 +2,7 @@
 
 from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.cgc import CGC
+from mtl.models.dbmtl import DBMTL
 from mtl.models.esmm import ESMM
 from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
@@ -19,6 +20,7 @@ __all__ = [
     "CGC",
     "PLE",
     "ESMM",
+    "DBMTL",
     "PEPNet",
     "STAR",
     "extract_task",

@@ -21,6 +21,7 @@ __all__ = [
     "Options",
     "PositiveFloat",
     "PositiveInt",
+    "PositiveIntOrNone",
     "Towers",
     "Units",
     "UnitsOrNone",

@@ -99,7 +99,9 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),
-        "full": Case({"num_experts": 4, "units": [4], "temperature": 0.5, **DNN}, ONE),
+        "full": Case(
+            {"num_experts": 4, "units": [4], "temperature": 0.5, "task_name": "a task", **DNN}, ONE
+        ),
     },
     "GatedDNN": {
         "no units": Case({"seed": 1}, PAIR),
