@@ -48,7 +48,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--group", type=int, default=1, choices=(1, 2))
-    names = [name for name, factory in zoo().items() if not factory.funnel]
+    names = [name for name, factory in zoo().items() if not (factory.funnel or factory.needs)]
     parser.add_argument("--model", default="SharedBottom", choices=names)
     parser.add_argument("--seeds", type=positive, default=5, help="how many models, from 2")
     parser.add_argument("--epochs", type=positive, help="instead of the recipe's")

@@ -94,6 +94,48 @@ def tower(
     return head(logits + w[f"{name}/logits/bias"])
 
 
+def gated_dnn(
+    w: Weights, path: str, x: np.ndarray, v: np.ndarray, position: str = "input", seen: Any = None
+) -> np.ndarray:
+    """A DNN of x whose gates see v and, at the input, x; or `seen` in place of x."""
+    if position == "input":
+        v = np.concatenate([v, x if seen is None else seen], axis=1)
+    gates = []
+    while f"{path}/scores_{len(gates)}/kernel" in w:
+        i = len(gates)
+        scores = dnn(w, f"{path}/gate_{i}", v) @ w[f"{path}/scores_{i}/kernel"]
+        gates.append(2 * sigmoid(scores + w[f"{path}/scores_{i}/bias"]))
+    h = gates.pop(0) * x if position == "input" else x
+    for i, g in enumerate(gates):
+        h = g * relu(h @ w[f"{path}/dnn/dense_{i}/kernel"] + w[f"{path}/dnn/dense_{i}/bias"])
+    return h
+
+
+def star_dnn(
+    w: Weights, path: str, v: np.ndarray, rows: np.ndarray, activation: Any = relu
+) -> np.ndarray:
+    """Star layers; `rows` is which scenario's parameters each row of v has."""
+    depth = 0
+    while f"{path}/dense_{depth}/kernel" in w:
+        part = f"{path}/dense_{depth}"
+        bent = w[f"{part}/kernel"] * (1 + w[f"{part}/scenario_factor"])[rows]
+        bias = w[f"{part}/bias"] + w[f"{part}/scenario_bias"][rows]
+        v = np.einsum("bi,bio->bo", v, bent) + bias
+        v = activation(normalize_by_scenario(w, f"{path}/bn_{depth}", v, rows))
+        depth += 1
+    return v
+
+
+def normalize_by_scenario(w: Weights, path: str, v: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Partitioned normalisation with the moving statistics; Keras' epsilon."""
+    if f"{path}/gamma" not in w:
+        return v
+    spread = np.sqrt(w[f"{path}/moving_variance"] + 1e-3)
+    scale = w[f"{path}/gamma"] * (1 + w[f"{path}/scenario_gamma"]) / spread
+    shift = w[f"{path}/beta"] + w[f"{path}/scenario_beta"]
+    return (v - w[f"{path}/moving_mean"][rows]) * scale[rows] + shift[rows]
+
+
 def extraction(
     w: Weights,
     path: str,

@@ -20,6 +20,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "MMoE": {"num_experts": 3, "expert_dnn_units": (8,)},
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
+    "DBMTL": {"bottom_dnn_units": (8,), "relation_dnn_units": (5,)},
+    "PEPNet": {"scenario_feature": "user", "prior_features": ["age", "item"]},
+    "STAR": {"scenario_feature": "user", "star_dnn_units": (8,), "auxiliary_dnn_units": (4,)},
 }
 # XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
 NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}
@@ -75,6 +78,12 @@ def small(name: str) -> dict[str, Any]:
         for option, values in zoo()[name].search.items()
         if option != "tower_dnn_units_lists"
     }
+
+
+def needed(name: str) -> dict[str, Any]:
+    """Return the arguments that a model can't do without."""
+    sizes = small(name)
+    return {p: sizes[p] for names in zoo()[name].needs for p in names if p in sizes}
 
 
 def randomize(model: Any, seed: int = 0) -> Any:

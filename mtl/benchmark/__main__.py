@@ -192,8 +192,8 @@ def _stem(name: dict[str, Any]) -> str:
 
 def _check_fit(argument: str, names: Sequence[str], recipe: Recipe) -> None:
     for name in names:
-        if not recipe.fits(name):
-            raise ValueError(f"`{argument}` should hold {name} for a funnel only. Received: none")
+        if lack := recipe.lacks(name):
+            raise ValueError(f"`{argument}` should hold {name} only with {lack}. Received: none")
 
 
 def _compare(args: argparse.Namespace) -> None:

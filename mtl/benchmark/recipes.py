@@ -64,18 +64,28 @@ class Recipe:
     own_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
 
+    def lacks(self, model: str) -> str:
+        """Return what a model needs that the recipe doesn't have, in words; "" if it fits."""
+        factory, sizes = zoo()[model], self.sizes.get(model, {})
+        if factory.funnel and self.funnel is None:
+            return "a funnel"
+        for names in factory.needs:
+            if all(sizes.get(name) is None for name in names):
+                return f"{' or '.join(f'`{name}`' for name in names)} in [models.{model}]"
+        return ""
+
     def fits(self, model: str) -> bool:
-        """Return whether a model can be trained: some need a funnel."""
-        return not zoo()[model].funnel or self.funnel is not None
+        """Return whether a model can be trained: some need a funnel, some to be told a feature."""
+        return not self.lacks(model)
 
     def task_names_of(self, model: str, task_names: Sequence[str]) -> list[str]:
         """Return the names of a model's tasks out of those of the data: all, or a funnel's steps.
 
         Raises:
-            ValueError: the model needs a funnel, and there is none.
+            ValueError: the model needs a funnel, or an argument, and there is none.
         """
-        if not self.fits(model):
-            raise ValueError(f"{model} should have the steps of a funnel. Received: no funnel")
+        if lack := self.lacks(model):
+            raise ValueError(f"{model} should have {lack}. Received: none")
         if self.funnel is None or not zoo()[model].funnel:
             return list(task_names)
         return [task_names[position] for position in self.funnel]

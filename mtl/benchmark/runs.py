@@ -66,7 +66,7 @@ def train(
         The trained model and its `Result`.
 
     Raises:
-        ValueError: a model of a funnel, and the recipe names none.
+        ValueError: a model that the recipe doesn't fit.
     """
     keras.utils.set_random_seed(seed)
     model = build(data, recipe, model_name, seed)

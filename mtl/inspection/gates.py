@@ -203,6 +203,7 @@ def _gates_of(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[st
         elif getattr(layer, "weighs_experts", False):
             users = [task for task, layers in reach.items() if id(layer) in layers]
             name = users[0] if len(users) == 1 else _shared_name(model.task_names)
+            name = getattr(layer, "task_name", None) or name
             found[1, name] = (layer.output, _experts_beside(model, layer))
     return found
 

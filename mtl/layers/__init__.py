@@ -6,6 +6,8 @@ from mtl.layers.encoder import FeatureEncoder
 from mtl.layers.experts import Experts
 from mtl.layers.extraction import Extraction
 from mtl.layers.gate import Gate
+from mtl.layers.gated_dnn import GatedDNN
+from mtl.layers.star import PartitionedNormalization, StarDense, StarDNN
 from mtl.layers.tower import Tower
 
 __all__ = [
@@ -14,7 +16,11 @@ __all__ = [
     "Extraction",
     "FeatureEncoder",
     "Gate",
+    "GatedDNN",
     "Isotonic",
+    "PartitionedNormalization",
     "Platt",
+    "StarDNN",
+    "StarDense",
     "Tower",
 ]

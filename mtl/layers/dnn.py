@@ -90,7 +90,14 @@ class DNN(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the layers in turn."""
         x = inputs
-        for layer in self._stack:
+        for depth in range(len(self.units)):
+            x = self.step(depth, x, training)
+        return x
+
+    def step(self, depth: int, x: Any, training: bool | None = None) -> Any:
+        """Apply the layer of one depth."""
+        size = len(self._stack) // len(self.units)
+        for layer in self._stack[depth * size : (depth + 1) * size]:
             if isinstance(layer, (keras.layers.BatchNormalization, Dropout)):
                 x = layer(x, training=training)
             else:

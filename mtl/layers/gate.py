@@ -81,6 +81,8 @@ class Gate(keras.layers.Layer):
         dropout: float in [0, 1). Dropout of the DNN. Defaults to 0.
         use_bn: bool. Batch normalisation in the DNN. Defaults to False.
         seed: int or None. Seed of weights and dropout. Defaults to None.
+        task_name: str or None. The task whose gate it is, where other tasks depend on it as well:
+            for `mtl.inspection`. Defaults to None.
         **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
 
     Raises:
@@ -111,12 +113,14 @@ class Gate(keras.layers.Layer):
         dropout: float = 0,
         use_bn: bool = False,
         seed: int | None = None,
+        task_name: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_experts = checks.positive_int("num_experts", num_experts)
         self.temperature = checks.positive_float("temperature", temperature)
         self.seed = checks.seed("seed", seed)
+        self.task_name = task_name
         self.dnn = DNN(
             units or (),
             activation=activation,
@@ -164,4 +168,5 @@ class Gate(keras.layers.Layer):
             "temperature": self.temperature,
             **{key: dnn[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
             "seed": self.seed,
+            "task_name": self.task_name,
         }

@@ -2,12 +2,27 @@
 
 from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.cgc import CGC
+from mtl.models.dbmtl import DBMTL
 from mtl.models.esmm import ESMM
 from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
+from mtl.models.pepnet import PEPNet
 from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
+from mtl.models.star import STAR
 from mtl.training.extract import extract_task
 
 # In the order of tables.
-__all__ = ["SharedBottom", "MoE", "MMoE", "CGC", "PLE", "ESMM", "extract_task", "from_deepctr"]
+__all__ = [
+    "SharedBottom",
+    "MoE",
+    "MMoE",
+    "CGC",
+    "PLE",
+    "ESMM",
+    "DBMTL",
+    "PEPNet",
+    "STAR",
+    "extract_task",
+    "from_deepctr",
+]

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from mtl import checks
 from mtl.features import check_columns, model_inputs
 from mtl.layers import FeatureEncoder, Tower
 from mtl.layers.dropout import Dropout
@@ -73,8 +74,8 @@ class Network:
             name += "_"
         return name
 
-    def layer(self, name: str, k: int | None = None) -> dict[str, Any]:
-        """Return name, seed and DNN options of one layer.
+    def named(self, name: str, k: int | None = None) -> dict[str, Any]:
+        """Return name and seed of one layer.
 
         Args:
             name: str. Its name, from which its seed follows.
@@ -83,7 +84,11 @@ class Network:
         """
         seed = self.seed(name if k is None else f"{name}_{k}")
         shown = name if k is None else f"{name}_{self.tasks[k].output_name}"
-        return {"name": self.layer_name(shown), "seed": seed, **self._dnn}
+        return {"name": self.layer_name(shown), "seed": seed}
+
+    def layer(self, name: str, k: int | None = None) -> dict[str, Any]:
+        """Return name and seed, as `named`, and DNN options of one layer."""
+        return {**self.named(name, k), **self._dnn}
 
     def seed(self, name: str) -> int | None:
         """Return the seed of what has that name."""
@@ -120,6 +125,10 @@ class Network:
             self._inputs[spec.name] = keras.Input(spec.shape, name=spec.name, dtype=spec.dtype)
         return self._inputs[spec.name]
 
+    def ids(self, feature: str) -> Any:
+        """Return the ids `(B, 1)` of a `SparseFeat` as they come in, unknown ones among them."""
+        return self._input(self._specs[feature])
+
     def select(self, x: Any, features: Sequence[str]) -> Any:
         """Return the columns of x that some features have, in the order of x.
 
@@ -130,7 +139,34 @@ class Network:
         spans = next(spans for tensor, spans in self._encoded if tensor is x)
         return ops.take(x, [i for name in spans if name in features for i in spans[name]], axis=1)
 
-    def tower(self, k: int, z: Any, hidden: str | None = None) -> Any:
+    def head(self, k: int) -> dict[str, Any]:
+        """Return name and task of the layer that predicts task k."""
+        task = self.tasks[k]
+        return {
+            "name": task.output_name,
+            "task_name": task.name,
+            "task_type": task.type,
+            "num_outputs": task.size,
+        }
+
+    def check_features(self, argument: str, names: Any) -> list[str]:
+        """Return names of features as a list, or raise if an argument holds anything else."""
+        known = [column.name for column in self.columns]
+        features = checks.entries(argument, names, f"a list of names of features out of {known}")
+        for name in features:
+            if name not in known:
+                raise ValueError(
+                    f"`{argument}` should hold names of features out of {known}. Received: {name!r}"
+                )
+        if not features or len(set(features)) < len(features):
+            raise ValueError(
+                f"`{argument}` should hold at least one feature, and each once. Received: {names}"
+            )
+        return features
+
+    def tower(
+        self, k: int, z: Any, hidden: str | None = None, units: Sequence[int] | None = None
+    ) -> Any:
         """Return a prediction by a tower of task k's widths.
 
         Args:
@@ -138,17 +174,13 @@ class Network:
             z: tensor `(B, H)`.
             hidden: str or None. Name of a hidden binary task to predict in place of task k.
                 Defaults to None.
+            units: list of int or None. Other widths than the task's. Defaults to None.
         """
-        task = self.tasks[k]
-        own: dict[str, Any] = {
-            "name": task.output_name,
-            "task_name": task.name,
-            "task_type": task.type,
-            "num_outputs": task.size,
-        }
+        own = self.head(k)
         if hidden is not None:
             own = {"name": self.layer_name(hidden), "task_name": hidden, "hidden": True}
-        return Tower(self.tower_units[k], **{**self.layer("tower", k), **own})(z)
+        widths = self.tower_units[k] if units is None else units
+        return Tower(widths, **{**self.layer("tower", k), **own})(z)
 
     def towers(self, z: Sequence[Any]) -> list[Any]:
         """Return the predictions of all tasks, from a tensor `(B, H)` for each."""

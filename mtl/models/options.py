@@ -21,6 +21,7 @@ __all__ = [
     "Options",
     "PositiveFloat",
     "PositiveInt",
+    "PositiveIntOrNone",
     "Towers",
     "Units",
     "UnitsOrNone",
@@ -127,6 +128,7 @@ def model(
     *,
     search: Mapping[str, Sequence[Any] | Widths],
     funnel: bool = False,
+    any_of: Sequence[str] = (),
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Callable[[F], F]:
     """Return a decorator that makes a function a factory of the zoo.
@@ -134,12 +136,16 @@ def model(
     It checks the arguments by their annotations before anything is built, and writes each option
     of `Options`, with its default, into the signature and the docstring that `help` shows. The
     benchmark, its tuner and the tests of what every model does find a factory by its name in
-    `mtl.models.__all__`, and by the attributes `search` and `funnel`.
+    `mtl.models.__all__`, and by the attributes `search`, `funnel` and `needs`: for each thing that
+    must be given, the parameters that do, of which one is enough. A parameter without a default
+    is such a thing by itself.
 
     Args:
         search: dict from parameter to the values that a search tries, the smallest first: a list,
             or `Widths`.
         funnel: bool. Whether the tasks are steps of a funnel, in their order. Defaults to False.
+        any_of: list of str. Parameters whose default is None, of which at least one must be given.
+            Defaults to none.
         defaults: dict. The factory's own defaults of options; what its docstring says of them
             stands in place of what `Options` says. Defaults to none.
     """
@@ -160,13 +166,18 @@ def model(
             for key, value in {**DEFAULTS, **defaults}.items()
         ]
         known = {p.name: p.default for p in (*own, *shared)}
+        required = [p.name for p in own if p.default is p.empty]
+        needs = [*((name,) for name in required), *([tuple(any_of)] if any_of else [])]
 
         @wraps(factory)
         def build(dnn_feature_columns: Any, **given: Any) -> Any:
             for key in given:
                 if key not in known:
                     raise TypeError(_unexpected(factory.__name__, key, list(known)))
-            values = {**known, **given}
+            values = {**known, **dict.fromkeys(required), **given}
+            for names in needs:
+                if all(values[name] is None for name in names):
+                    raise TypeError(_missing(factory.__name__, {n: types[n] for n in names}))
             values |= {key: check[key](key, values[key]) for key in values if key in check}
             if values["name"] is None:
                 values["name"] = _name_like(factory)
@@ -177,7 +188,7 @@ def model(
             [first, *own, *shared], return_annotation=types.get("return", inspect.Signature.empty)
         )
         shown.__doc__ = _documented(factory.__doc__ or "")
-        shown.search, shown.funnel = dict(search), funnel
+        shown.search, shown.funnel, shown.needs = dict(search), funnel, needs
         return shown  # type: ignore[no-any-return]
 
     return decorate
@@ -198,6 +209,13 @@ def _unexpected(factory: str, key: str, known: list[str]) -> str:
     close = get_close_matches(key, known, n=1)
     hint = f". Did you mean {close[0]!r}?" if close else f". It takes {known}"
     return f"{factory}() got an unexpected keyword argument {key!r}{hint}"
+
+
+def _missing(factory: str, types: Mapping[str, Any]) -> str:
+    expected = " or ".join(
+        f"{key!r} ({inspect.formatannotation(kind)})" for key, kind in types.items()
+    )
+    return f"{factory}() missing required keyword argument {expected}"
 
 
 def _documented(doc: str) -> str:

@@ -32,6 +32,18 @@ def test_esmm_gets_its_tasks_in_the_order_of_the_funnel(data):
     assert {"ctr", "ctcvr"} <= set(result.metrics)
 
 
+def test_a_model_that_must_be_told_a_feature_fits_a_recipe_that_tells_it(data):
+    assert RECIPE.fits("ESMM")
+    assert not RECIPE.with_funnel(None).fits("ESMM")
+    assert not RECIPE.fits("PEPNet")
+    lack = r"PEPNet should have `scenario_feature` or `prior_features` in \[models.PEPNet\]"
+    with pytest.raises(ValueError, match=lack):
+        train(data, RECIPE, "PEPNet", seed=3, verbose=False)
+    recipe = RECIPE.with_sizes("PEPNet", {"scenario_feature": "user_segment"})
+    assert recipe.fits("PEPNet")
+    assert train(data, recipe, "PEPNet", seed=3, verbose=False)[1].epochs >= 1
+
+
 def test_seeds_differ_and_every_epoch_prints_a_line(data, capsys):
     recipe = RECIPE.with_training(epochs=1)
     results = [train(data, recipe, "ESMM", seed)[1] for seed in (1, 2)]

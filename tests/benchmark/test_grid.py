@@ -241,8 +241,10 @@ def test_a_table_of_ones_own_with_missing_labels_and_an_unknown_category(tmp_pat
         main([*command, "--output", str(tmp_path / "out2")])
     assert not (tmp_path / "out2").exists()
     (tmp_path / "c.toml").write_text(OWN_TABLE)
-    with pytest.raises(SystemExit, match="should hold ESMM for a funnel only"):
+    with pytest.raises(SystemExit, match="should hold ESMM only with a funnel"):
         main([*command, "--models", "ESMM", "--output", str(tmp_path / "out2")])
+    with pytest.raises(SystemExit, match="should hold PEPNet only with `scenario_feature` or"):
+        main([*command, "--models", "PEPNet", "--output", str(tmp_path / "out2")])
     (tmp_path / "c.toml").write_text(OWN_TABLE.replace("num_experts = 2", 'num_experts = "two"'))
     with pytest.raises(SystemExit, match=r"\[models.MMoE\] `num_experts` should be a positive"):
         main([*command, "--models", "MMoE", "--output", str(tmp_path / "out2")])
@@ -268,7 +270,10 @@ def test_every_search_begins_with_a_trial_that_builds(data, name):
     trial = optuna.trial.FixedTrial(first_of(name))
     options, settings = space(trial, name, 2)
     assert Training(**settings).learning_rate == FIRST["learning_rate"]
-    model = build(data, RECIPE.with_sizes(name, options), name, seed=0)
+    features = {"scenario_feature": "user_segment", "prior_features": ["user_id"]}
+    needed = {key: features[key] for key in toy.needed(name)}
+    recipe = RECIPE.with_sizes(name, {**needed, **options})
+    model = build(data, recipe, name, seed=0)
     assert model.encoder.dense_embedding_dim == FIRST["dense_embedding_dim"]
     given = inspect.signature(toy.zoo()[name]).parameters
     for option, values in toy.zoo()[name].search.items():

@@ -27,6 +27,8 @@ class Case(NamedTuple):
 
 ROWS = 6
 ONE = draw(ROWS, 5)
+SCENARIOS = [draw(ROWS, 5), np.array([[0], [1], [0], [9], [2], [-1]], "int32")]
+PAIR = [draw(ROWS, 5), draw(ROWS, 3, seed=1)]
 THREE = [draw(ROWS, 5, seed=i) for i in range(3)]
 RATE = np.linspace(0, 1, ROWS, dtype="float32")[:, None]
 
@@ -97,15 +99,34 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),
-        "full": Case({"num_experts": 4, "units": [4], "temperature": 0.5, **DNN}, ONE),
+        "full": Case(
+            {"num_experts": 4, "units": [4], "temperature": 0.5, "task_name": "a task", **DNN}, ONE
+        ),
+    },
+    "GatedDNN": {
+        "no units": Case({"seed": 1}, PAIR),
+        "plain": Case({"units": [4], "seed": 1}, PAIR),
+        "full": Case({"units": [4, 3], "position": "output", "gate_units": [2], **DNN}, PAIR),
     },
     "Isotonic": {
         "plain": Case({"num_points": 2}, RATE),
         "full": Case({"num_points": 5, "task_name": "first task"}, RATE),
     },
+    "PartitionedNormalization": {
+        "plain": Case({"num_scenarios": 3}, SCENARIOS),
+        "full": Case({"num_scenarios": 3, "momentum": 0.5, "epsilon": 0.1}, SCENARIOS),
+    },
     "Platt": {
         "plain": Case({}, RATE),
         "full": Case({"task_name": "first task"}, RATE),
+    },
+    "StarDNN": {
+        "no units": Case({"num_scenarios": 3}, SCENARIOS),
+        "plain": Case({"num_scenarios": 3, "units": [4], "seed": 1}, SCENARIOS),
+        "full": Case({"num_scenarios": 3, "units": [4, 3], **DNN}, SCENARIOS),
+    },
+    "StarDense": {
+        "full": Case({"num_scenarios": 3, "units": 4, "l2_reg": 0.1, "seed": 1}, SCENARIOS),
     },
     "Tower": {
         "plain": Case({"seed": 1}, ONE),
@@ -114,7 +135,7 @@ CASES: dict[str, dict[str, Case]] = {
 }
 # Layers whose outputs under a mixed policy aren't of its compute dtype.
 OUTPUT_DTYPES = dict.fromkeys(["Isotonic", "Platt", "Tower"], "float32")
-BIAS_OF_DNN = re.compile(r"(dense_\d+/bias|bias_\d+)$")
+BIAS_OF_DNN = re.compile(r"(dense_\d+/(scenario_)?bias|bias_\d+)$")
 # On TensorFlow tracing takes longer than a step without it; on JAX it is the other way round.
 QUICK = {"run_eagerly": True} if BACKEND == "tensorflow" else {}
 
@@ -128,6 +149,10 @@ class Subject:
         self.name = name
         self.type = getattr(mtl.layers, name)
         self.arguments, self._inputs = CASES[name][case]
+
+    @property
+    def normalises(self):
+        return self.name == "PartitionedNormalization" or bool(self.arguments.get("use_bn"))
 
     def inputs(self, rows=ROWS):
         return tree.map_structure(lambda v: v[:rows], self._inputs)
@@ -179,7 +204,7 @@ def model_of(layer, x, *, head=False):
     if isinstance(x, dict):
         inputs = {k: keras.Input(v.shape[1:], name=k, dtype=str(v.dtype)) for k, v in x.items()}
     else:
-        inputs = tree.map_structure(lambda v: keras.Input(v.shape[1:]), x)
+        inputs = tree.map_structure(lambda v: keras.Input(v.shape[1:], dtype=str(v.dtype)), x)
     outputs = layer(inputs)
     if head:
         outputs = [keras.layers.Flatten()(y) for y in tree.flatten(outputs)]
@@ -294,14 +319,15 @@ def test_training_is_an_argument_and_off_by_default(subject):
     same(calm, layer(x, training=None))
     weights = layer.get_weights()
     for a, b in zip(arrays(calm), arrays(layer(x, training=True)), strict=True):
-        assert np.array_equal(a, b) != bool(subject.arguments.get("dropout"))
+        differs = subject.normalises or bool(subject.arguments.get("dropout"))
+        assert np.array_equal(a, b) != differs
     changed = [
         weight.path.rsplit("/", 1)[1]
         for weight, before in zip(layer.weights, weights, strict=True)
         if not np.array_equal(before, ops.convert_to_numpy(weight))
     ]
     assert set(changed) == ({"moving_mean", "moving_variance"} if changed else set())
-    assert bool(changed) == bool(subject.arguments.get("use_bn"))
+    assert bool(changed) == subject.normalises
 
 
 @each_case

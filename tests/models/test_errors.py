@@ -86,7 +86,7 @@ UNITS = {
 
 
 def _refused(name: str, options: dict[str, Any], match: str) -> None:
-    options = {"dnn_feature_columns": [A, B], "num_tasks": 2, **options}
+    options = {"dnn_feature_columns": [A, B], "num_tasks": 2, **toy.needed(name), **options}
     with pytest.raises((ValueError, TypeError), match=match):
         getattr(mtl.models, name)(options.pop("dnn_feature_columns"), **options)
 

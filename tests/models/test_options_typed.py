@@ -4,14 +4,16 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
 import toy
 
 from mtl.models import ESMM, PLE, MMoE
-from mtl.models.options import Options
+from mtl.models.options import Options, Unpack, model
 
 CALLS = """
 from mtl.features import DenseFeat
@@ -98,6 +100,43 @@ def test_help_shows_each_option_once_where_args_are(capsys: pytest.CaptureFixtur
 def test_an_unknown_argument_is_named(options: dict[str, int], match: str) -> None:
     with pytest.raises(TypeError, match=match):
         MMoE(toy.columns(), **{"num_tasks": 2, **options})
+
+
+@model(search={}, any_of=("this", "that"))
+def Needy(
+    dnn_feature_columns: Any,
+    *,
+    name_of: str,
+    this: str | None = None,
+    that: Sequence[str] | None = None,
+    **options: Unpack[Options],
+) -> dict[str, Any]:
+    """Return what arrives.
+
+    Args:
+        dnn_feature_columns: anything.
+        name_of: str. It has no default.
+        this: str or None. One of two. Defaults to None.
+        that: list of str or None. The other. Defaults to None.
+        **options: what every model takes.
+    """
+    return {"name_of": name_of, "this": this, "that": that}
+
+
+def test_what_a_model_cannot_do_without_is_named() -> None:
+    # As Python says it, and with what is expected.
+    match = r"^Needy\(\) missing required keyword argument 'name_of' \(str\)$"
+    for options in ({}, {"this": "a"}, {"name_of": None, "that": ["a"]}):
+        with pytest.raises(TypeError, match=match):
+            Needy([], **options)
+    either = r"^Needy\(\) missing required keyword argument 'this' \(str \| None\) or 'that' \("
+    with pytest.raises(TypeError, match=either):
+        Needy([], name_of="a", that=None)
+    assert Needy([], name_of="a", this="b") == {"name_of": "a", "this": "b", "that": None}
+    assert Needy([], name_of="a", that=["b"])["that"] == ["b"]
+    assert "(dnn_feature_columns: Any, *, name_of: str, this: " in str(inspect.signature(Needy))
+    assert Needy.needs == [("name_of",), ("this", "that")]
+    assert PLE.needs == []
 
 
 def test_errors_come_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
