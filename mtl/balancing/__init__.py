@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mtl.balancing.alignment import IMTLG, AlignedMTL
+from mtl.balancing.bargaining import NashMTL
 from mtl.balancing.base import Balancer, GradientBalancer
-from mtl.balancing.surgery import IMTLG, MGDA, AlignedMTL, CAGrad, GradVac, NashMTL, PCGrad
+from mtl.balancing.convex import MGDA, CAGrad
+from mtl.balancing.surgery import GradVac, PCGrad
 from mtl.balancing.weighting import DWA, FAMO, RLW, Fixed, GradNorm, Uncertainty
 
 BY_NAME: dict[str, type[Balancer]] = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from mtl.balancing.gram import products
 from mtl.tasks import Task
 
 
@@ -31,25 +32,28 @@ class Balancer(keras.layers.Layer):
         # Losses are weighed in float32 whatever the policy.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.tasks: tuple[Task, ...] = ()
+        self.shapes: tuple[tuple[int, ...], ...] = ()
 
-    def start(self, tasks: Sequence[Task]) -> None:
+    def start(self, tasks: Sequence[Task], shapes: Sequence[Sequence[int]] = ()) -> None:
         """Create the state for these tasks.
 
         Args:
             tasks: the model's tasks, in order.
+            shapes: those of the shared parameters, for a balancer of gradients. Defaults to none.
 
         Raises:
-            ValueError: there is only one task, or the balancer served other tasks before.
+            ValueError: there is only one task, or the balancer served another model before.
         """
+        served = tuple(tasks), tuple(map(tuple, shapes))
         if len(tasks) < 2:
             raise ValueError(
                 "`balancer` should be given to a model of several tasks. "
                 f"Received: {type(self).__name__} for the single task {tasks[0].name!r}"
             )
         if not self.tasks:
-            self.tasks = tuple(tasks)
+            self.tasks, self.shapes = served
             self.build((len(tasks),))
-        elif tuple(tasks) != self.tasks:
+        elif served != (self.tasks, self.shapes):
             raise ValueError(
                 f"`balancer` should be a new one for every model. Received: {type(self).__name__} "
                 f"of the tasks {[task.name for task in self.tasks]}"
@@ -94,11 +98,25 @@ class Balancer(keras.layers.Layer):
 class GradientBalancer(Balancer):
     """Balances by the tasks' gradients on the shared parameters of a model.
 
-    With g_k the gradient of task k's loss on `model.shared_variables`, every method makes
-    d = Σ_k c_k g_k with coefficients that follow from the inner products g_i · g_j alone. The
-    other parameters, embeddings among them, receive the gradient of the sum of the losses,
-    weighted by `weights_of`.
+    With g_k the gradient of task k's loss on `model.shared_variables`, most methods make
+    d = Σ_k c_k g_k with coefficients that follow from the inner products g_i · g_j alone: they
+    implement `coefficients`. Others, which see each entry or remember gradients, implement
+    `combine`. The other parameters, embeddings among them, receive the gradient of the sum of the
+    losses, weighted by `weights_of`.
     """
+
+    def combine(self, gradients: Sequence[Sequence[Any]], losses: Any) -> list[Any]:
+        """Return the combined gradient d.
+
+        Args:
+            gradients: for each task, a list with a float32 tensor per shared parameter.
+            losses: tensor of shape `(T,)`, float32. The tasks' losses.
+
+        Returns:
+            A list with a float32 tensor per shared parameter.
+        """
+        factors = ops.unstack(self.coefficients(products(gradients), losses), len(gradients))
+        return [weighted_sum(factors, of_tasks) for of_tasks in zip(*gradients, strict=True)]
 
     def coefficients(self, gram: Any, losses: Any) -> Any:
         """Return the coefficients c.
@@ -111,3 +129,8 @@ class GradientBalancer(Balancer):
             A tensor of shape `(T,)`.
         """
         raise NotImplementedError
+
+
+def weighted_sum(factors: Iterable[Any], tensors: Iterable[Any]) -> Any:
+    """Return Σ_k factor_k tensor_k."""
+    return sum(factor * tensor for factor, tensor in zip(factors, tensors, strict=True))
