@@ -2,7 +2,7 @@
 
 Some methods weigh the tasks' losses (`Fixed`, `Uncertainty`, `RLW`, `DWA`, `GradNorm`, `FAMO`),
 some change the gradient on the shared parameters where tasks conflict (`PCGrad`, `GradVac`,
-`MGDA`, `CAGrad`, `AlignedMTL`, `IMTLG`, `NashMTL`).
+`MGDA`, `CAGrad`, `AlignedMTL`, `IMTLG`, `NashMTL`, `FairGrad`, `UPGrad`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from mtl.balancing.alignment import IMTLG, AlignedMTL
-from mtl.balancing.bargaining import NashMTL
+from mtl.balancing.bargaining import FairGrad, NashMTL
 from mtl.balancing.base import Balancer, GradientBalancer
-from mtl.balancing.convex import MGDA, CAGrad
+from mtl.balancing.convex import MGDA, CAGrad, UPGrad
 from mtl.balancing.surgery import GradVac, PCGrad
 from mtl.balancing.weighting import DWA, FAMO, RLW, Fixed, GradNorm, Uncertainty
 
@@ -30,6 +30,8 @@ BY_NAME: dict[str, type[Balancer]] = {
     "aligned_mtl": AlignedMTL,
     "imtl_g": IMTLG,
     "nash_mtl": NashMTL,
+    "fairgrad": FairGrad,
+    "upgrad": UPGrad,
 }
 
 __all__ = [
@@ -42,12 +44,14 @@ __all__ = [
     "AlignedMTL",
     "Balancer",
     "CAGrad",
+    "FairGrad",
     "Fixed",
     "GradNorm",
     "GradVac",
     "GradientBalancer",
     "NashMTL",
     "PCGrad",
+    "UPGrad",
     "Uncertainty",
     "get",
 ]

@@ -24,7 +24,7 @@ from mtl.balancing.gram import (
     solve_faces,
 )
 
-__all__ = ["MGDA", "CAGrad"]
+__all__ = ["MGDA", "CAGrad", "UPGrad"]
 
 
 class FaceBalancer(GradientBalancer):
@@ -132,3 +132,37 @@ class CAGrad(FaceBalancer):
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""
         return {**super().get_config(), "c": self.c}
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class UPGrad(FaceBalancer):
+    """UPGrad: the mean of the gradients, each projected so that it conflicts with none.
+
+        d = 1/T Σ_k argmin |x - g_k|²    subject to    g_j · x ≥ 0 for every j
+
+    d conflicts with no gradient, and without conflict it is their mean. Unlike `PCGrad`'s, the
+    projections are exact ones, on the cone of all directions that hurt no task.
+
+    Args:
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024.
+    """
+
+    def coefficients(self, gram: Any, losses: Any) -> Any:
+        """Return the coefficients `(T,)`; see `GradientBalancer`."""
+        cosines, norms = normalize(gram)
+        # The projection of u_k is u_k + Σ_j z_j u_j, with the z ≥ 0 of least |…|². On the set
+        # where z is positive, the sum is orthogonal to the u_j.
+        own = ops.eye(gram.shape[0])
+        faces = ops.stack(solve_faces(cosines, *ops.unstack(-cosines)), axis=1)
+        z = ops.concatenate([ops.zeros_like(faces[:1]), ops.maximum(faces, 0.0)])
+        projected = multiply(own + z, cosines)
+        # At the solution nothing conflicts, and what z is positive for is orthogonal.
+        wrong = ops.maximum(-projected, 0.0) + z * ops.abs(projected)
+        best = ops.argmin(ops.sum(wrong, axis=-1), axis=0)
+        chosen = ops.take_along_axis(z, best[None, :, None], axis=0)[0]
+        present = ops.cast(norms > 0, "float32")
+        mean = norms * reciprocal(ops.sum(present))
+        return multiply(mean, own + chosen) * reciprocal(norms)
