@@ -1,8 +1,9 @@
 """Balancing the tasks of a model in training, by `compile(balancer=…)`.
 
-Some methods weigh the tasks' losses (`Fixed`, `Uncertainty`, `RLW`, `DWA`, `GradNorm`, `FAMO`),
-some change the gradient on the shared parameters where tasks conflict (`PCGrad`, `GradVac`,
-`MGDA`, `CAGrad`, `AlignedMTL`, `IMTLG`, `NashMTL`, `FairGrad`, `UPGrad`).
+Some methods weigh the tasks' losses (`Fixed`, `Uncertainty`, `RLW`, `DWA`, `GradNorm`, `FAMO`,
+`STCH`), some change the gradient on the shared parameters where tasks conflict (`PCGrad`,
+`GradVac`, `MGDA`, `CAGrad`, `AlignedMTL`, `IMTLG`, `NashMTL`, `FairGrad`, `UPGrad`, `GradDrop`) or
+differ in magnitude (`DualBalancing`, `MetaBalance`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from mtl.balancing.alignment import IMTLG, AlignedMTL
 from mtl.balancing.bargaining import FairGrad, NashMTL
 from mtl.balancing.base import Balancer, GradientBalancer
 from mtl.balancing.convex import MGDA, CAGrad, UPGrad
-from mtl.balancing.surgery import GradVac, PCGrad
+from mtl.balancing.magnitudes import DualBalancing, MetaBalance
+from mtl.balancing.scalarization import STCH
+from mtl.balancing.surgery import GradDrop, GradVac, PCGrad
 from mtl.balancing.weighting import DWA, FAMO, RLW, Fixed, GradNorm, Uncertainty
 
 BY_NAME: dict[str, type[Balancer]] = {
@@ -23,6 +26,7 @@ BY_NAME: dict[str, type[Balancer]] = {
     "dwa": DWA,
     "gradnorm": GradNorm,
     "famo": FAMO,
+    "stch": STCH,
     "pcgrad": PCGrad,
     "gradvac": GradVac,
     "mgda": MGDA,
@@ -32,6 +36,9 @@ BY_NAME: dict[str, type[Balancer]] = {
     "nash_mtl": NashMTL,
     "fairgrad": FairGrad,
     "upgrad": UPGrad,
+    "db_mtl": DualBalancing,
+    "metabalance": MetaBalance,
+    "graddrop": GradDrop,
 }
 
 __all__ = [
@@ -41,14 +48,18 @@ __all__ = [
     "IMTLG",
     "MGDA",
     "RLW",
+    "STCH",
     "AlignedMTL",
     "Balancer",
     "CAGrad",
+    "DualBalancing",
     "FairGrad",
     "Fixed",
+    "GradDrop",
     "GradNorm",
     "GradVac",
     "GradientBalancer",
+    "MetaBalance",
     "NashMTL",
     "PCGrad",
     "UPGrad",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -59,6 +59,22 @@ class Balancer(keras.layers.Layer):
                 f"of the tasks {[task.name for task in self.tasks]}"
             )
 
+    def in_task_order(self, name: str, given: Any, default: float) -> list[float]:
+        """Return what `checked_by_task` returned as a list with an entry per task.
+
+        Raises:
+            ValueError: tasks without an entry, or entries without a task.
+        """
+        names = [task.name for task in self.tasks]
+        if given is None:
+            return [default] * len(names)
+        by_name = isinstance(given, Mapping)
+        if len(given) != len(names) or (by_name and set(given) != set(names)):
+            raise ValueError(
+                f"`{name}` should have one entry per task of {names}. Received: {given}"
+            )
+        return [given[n] for n in names] if by_name else list(given)
+
     def _state(self) -> dict[str, Any]:
         generator = getattr(self, "seed_generator", None)  # which Keras would start anew
         state = {str(i): variable for i, variable in enumerate(self.weights)}
@@ -93,6 +109,21 @@ class Balancer(keras.layers.Layer):
 
     def end_epoch(self) -> None:
         """Take notice of the end of an epoch of `fit`."""
+
+
+def checked_by_task(name: str, given: Any, check: Callable[[str, Any], float]) -> Any:
+    """Return what is given for each task with its entries checked, in plain Python types.
+
+    Args:
+        name: str. What errors call it.
+        given: list in task order, dict by task name, or None.
+        check: function of a name and an entry that returns the entry, or raises.
+    """
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return {key: check(f"{name}[{key!r}]", value) for key, value in given.items()}
+    return [check(f"{name}[{i}]", value) for i, value in enumerate(given)]
 
 
 class GradientBalancer(Balancer):
@@ -131,6 +162,19 @@ class GradientBalancer(Balancer):
         raise NotImplementedError
 
 
+def plain(given: Any) -> Any:
+    """Return a list or dict, of which Keras makes kinds of its own in a layer, as it was given."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    return list(given) if isinstance(given, Sequence) else given
+
+
 def weighted_sum(factors: Iterable[Any], tensors: Iterable[Any]) -> Any:
     """Return Σ_k factor_k tensor_k."""
     return sum(factor * tensor for factor, tensor in zip(factors, tensors, strict=True))
+
+
+def log_objective(losses: Any) -> Any:
+    """Return Σ_k log L_k over the tasks that have a label, without a gradient."""
+    losses = ops.stop_gradient(losses)
+    return ops.sum(ops.log(ops.where(losses > 0, losses, 1.0)))

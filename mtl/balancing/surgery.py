@@ -1,21 +1,21 @@
-"""Balancers that change each gradient by itself before they are summed.
+"""Balancers that take out of the gradients what conflicts, and sum the rest.
 
 Notation and rules as in `mtl.balancing.gram`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from mtl import checks
-from mtl.balancing.base import GradientBalancer
+from mtl.balancing.base import GradientBalancer, checked_by_task, plain
 from mtl.balancing.gram import dot, multiply, normalize, reciprocal
 
-__all__ = ["GradVac", "PCGrad"]
+__all__ = ["GradDrop", "GradVac", "PCGrad"]
 
 
 class Surgery(GradientBalancer):
@@ -142,3 +142,71 @@ class GradVac(Surgery):
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""
         return {**super().get_config(), "beta": self.beta}
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class GradDrop(GradientBalancer):
+    """Gradient sign dropout: where gradients disagree on a sign, one sign is drawn and kept.
+
+    For each entry of the shared parameters by itself, with g_k the tasks' gradients there and
+    u ~ U(0, 1),
+
+        P = ½ (1 + Σ_k g_k / Σ_k |g_k|),    d = Σ_k (ℓ_k + (1 - ℓ_k) m_k) g_k
+
+    where m_k is 1 if g_k has the sign that is kept, + if P > u and - otherwise, and 0 if not.
+    Without conflict, d is the sum of the gradients.
+
+    The paper puts it on the gradients of activations, whose signs it sums over the batch; here it
+    is on those of the parameters, of which the balancers of this package are.
+
+    Args:
+        leak: float in [0, 1], list of them in task order, or dict by task name. ℓ, what passes of
+            a gradient that is dropped. Defaults to 0.
+        seed: int or None. Where the random numbers start; None means anew on every run. Defaults
+            to 1024.
+        **kwargs: `name` of the Keras layer.
+
+    References:
+        Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout,
+        NeurIPS 2020.
+    """
+
+    def __init__(
+        self,
+        leak: float | Sequence[float] | Mapping[str, float] = 0.0,
+        seed: int | None = 1024,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.leak: Any
+        if isinstance(leak, (Mapping, Sequence)):
+            self.leak = checked_by_task("leak", leak, checks.share)
+        else:
+            self.leak = checks.share("leak", leak)
+        self.seed = checks.seed("seed", seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def build(self, input_shape: Sequence[int]) -> None:
+        """Bring the leaks into task order."""
+        given = self.leak
+        if isinstance(given, float):
+            given = [given] * input_shape[0]
+        self._leaks = self.in_task_order("leak", given, 0.0)
+
+    def combine(self, gradients: Sequence[Sequence[Any]], losses: Any) -> list[Any]:
+        """Return d; see `GradientBalancer`."""
+        return [self._drop(of_tasks) for of_tasks in zip(*gradients, strict=True)]
+
+    def _drop(self, gradients: Sequence[Any]) -> Any:
+        total, sizes = sum(gradients), sum(ops.abs(g) for g in gradients)
+        purity = 0.5 * (1.0 + total * reciprocal(sizes))
+        drawn = keras.random.uniform(total.shape, seed=self.seed_generator)
+        sign = ops.where(purity > drawn, 1.0, -1.0)
+        return sum(
+            ops.where(g * sign > 0, g, leak * g)
+            for g, leak in zip(gradients, self._leaks, strict=True)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        return {**super().get_config(), "leak": plain(self.leak), "seed": self.seed}

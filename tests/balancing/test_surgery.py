@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy.optimize import minimize, nnls
+from stepping import MODES, stepping
 
 from mtl import balancing
 from mtl.balancing import (
@@ -25,10 +26,8 @@ from mtl.balancing import (
     UPGrad,
 )
 
-BACKEND = keras.backend.backend()
 METHODS = [PCGrad, GradVac, MGDA, CAGrad, AlignedMTL, IMTLG, NashMTL, FairGrad, UPGrad]
 DETERMINISTIC = METHODS[2:]
-MODES = {"tensorflow": ["eager", "xla"], "jax": ["xla"], "torch": ["eager"]}[BACKEND]
 
 # g_1 = (2, 0), g_2 = (-1, 1), and g_1 = (2, 0), g_2 = (1, 1).
 CONFLICT, HARMONY = [[4, -2], [-2, 2]], [[4, 2], [2, 2]]
@@ -41,30 +40,8 @@ def make(method: type[GradientBalancer], tasks: int, **options: Any) -> Gradient
 
 
 def runner(balancer: GradientBalancer, mode: str = "graph") -> Callable[[Any], np.ndarray]:
-    """Return the function from a Gram matrix to the coefficients, which also moves the state.
-
-    On JAX it is always compiled, on torch never; `mode` is for TensorFlow.
-    """
-    step: Any = balancer.coefficients
-    if BACKEND == "tensorflow" and mode != "eager":
-        import tensorflow as tf
-
-        step = tf.function(step, jit_compile=mode == "xla")
-    if BACKEND == "jax":
-        import jax
-
-        @jax.jit
-        def stateless(values, gram, losses):
-            state = list(zip(balancer.variables, values, strict=True))
-            with keras.StatelessScope(state) as scope:
-                c = balancer.coefficients(gram, losses)
-            return c, [scope.get_current_value(v) for v in balancer.variables]
-
-        def step(gram, losses):
-            c, values = stateless([v.value for v in balancer.variables], gram, losses)
-            for variable, value in zip(balancer.variables, values, strict=True):
-                variable.assign(value)
-            return c
+    """Return the function from a Gram matrix to the coefficients, which also moves the state."""
+    step = stepping(balancer, balancer.coefficients, mode)
 
     def run(gram: Any) -> np.ndarray:
         gram = ops.convert_to_tensor(np.asarray(gram, "float32"))
