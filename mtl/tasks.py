@@ -15,6 +15,7 @@ _TYPES = {
     "regression": ("linear", "mean_squared_error", "mean_absolute_error"),
     "multiclass": ("softmax", "sparse_categorical_crossentropy", "sparse_categorical_accuracy"),
     "multilabel": ("sigmoid", "binary_crossentropy", "binary_accuracy"),
+    "lifetime_value": ("lifetime_value", "zero_inflated_lognormal", "mean_absolute_error"),
 }
 _SIZED = ("multiclass", "multilabel")
 
@@ -25,8 +26,9 @@ class Task:
 
     Attributes:
         name: str. The name that the user gave; any non-empty string.
-        type: str. "binary", "regression", "multiclass" or "multilabel".
-        size: int. Outputs: 1, or the number of classes or labels.
+        type: str. "binary", "regression", "multiclass", "multilabel" or "lifetime_value".
+        size: int. Outputs: 1, the number of classes or labels, or 4 for "lifetime_value": the
+            expected value, P(value > 0), and μ and σ of the logarithm of a value above 0.
         hidden: bool. Whether the model keeps it to itself: its joint losses see the prediction,
             and `extract_task` gives it, but there are no labels for it.
     """
@@ -43,13 +45,15 @@ class Task:
             raise ValueError(
                 f"`task_types` should hold {_expected_types()}. Received: {self.type!r}"
             )
-        size = checks.positive_int("task size", self.size) if self.type in _SIZED else 1
+        size = 4 if self.type == "lifetime_value" else 1
+        if self.type in _SIZED:
+            size = checks.positive_int("task size", self.size)
         if self.type in _SIZED and size < 2:
             raise ValueError(
                 f"`task_types` entry {self.type!r} should come with at least 2 classes or labels, "
                 f"as ({self.type!r}, 5). Received: {self.size!r}"
             )
-        if self.type not in _SIZED and self.size != 1:
+        if self.type not in _SIZED and self.size not in (1, size):
             raise ValueError(
                 f"`task_types` entry {self.type!r} takes no size. Received: {self.size!r}"
             )
@@ -57,12 +61,26 @@ class Task:
 
     @property
     def activation(self) -> str:
-        """Keras activation of the head."""
+        """Keras activation of the head, or "lifetime_value"."""
         return _TYPES[self.type][0]
 
     @property
+    def num_logits(self) -> int:
+        """How many numbers the head makes its outputs of."""
+        return 3 if self.type == "lifetime_value" else self.size
+
+    @property
+    def label_size(self) -> int:
+        """How many numbers a label has, where it isn't a class number."""
+        return 1 if self.type == "lifetime_value" else self.size
+
+    def shown(self, predictions: Any) -> Any:
+        """Return what metrics and Keras' losses compare with labels: of values, the expected."""
+        return predictions[:, :1] if self.type == "lifetime_value" else predictions
+
+    @property
     def loss(self) -> str:
-        """Keras loss that `compile` uses if none is given."""
+        """Loss that `compile` uses if none is given: Keras', or "zero_inflated_lognormal"."""
         return _TYPES[self.type][1]
 
     @property
@@ -188,7 +206,7 @@ def _task(name: Any, entry: Any) -> Task:
 
 
 def _expected_types() -> str:
-    return "'binary', 'regression', ('multiclass', size) or ('multilabel', size)"
+    return "'binary', 'regression', 'lifetime_value', ('multiclass', size) or ('multilabel', size)"
 
 
 def _entries(name: str, value: Any) -> list[Any] | None:

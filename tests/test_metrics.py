@@ -19,6 +19,7 @@ from mtl.metrics import (
     group_auc,
     log_loss,
     normalized_entropy,
+    normalized_gini,
     pcoc,
     scores_of,
 )
@@ -120,6 +121,25 @@ def test_entropy_by_hand() -> None:
 def test_pcoc_by_hand() -> None:
     assert pcoc([1, 0, 1, 0], [0.5, 0.25, 0.5, 0.25]) == 0.75
     assert pcoc([1, 0, 1, 0], [0.5, 0.25, 0.5, 0.25], [1, 2, 1, 4]) == 1.25
+
+
+def test_gini_by_hand() -> None:
+    """Of values 6, 0, 2 in the best order, the curve goes by 6/8 and 1: areas 3/8, 7/8 and 1."""
+    y = [6.0, 0, 2]
+    best = 2 * (3 / 8 + 7 / 8 + 1) / 3 - 1
+    assert normalized_gini(y, [3.0, 1, 2]) == pytest.approx(1)
+    assert normalized_gini(y, [1.0, 3, 2]) == pytest.approx(-1)
+    assert normalized_gini(y, [1.0, 1, 1]) == pytest.approx(0)
+    # 2 first, then 6 and 0 alike: shares 2/8, 5/8, 1.
+    tied = 2 * (1 / 8 + 7 / 16 + 13 / 16) / 3 - 1
+    assert normalized_gini(y, [1.0, 1, 2]) == pytest.approx(tied / best)
+    # A weight of 2 is a row twice; a missing value, none.
+    twice = normalized_gini([6.0, 0, 2, 2], [3.0, 5, 4, 4])
+    assert normalized_gini([6.0, 0, 2, NAN], [3.0, 5, 4, 9], [1, 1, 2, 1]) == pytest.approx(twice)
+    assert np.isnan(normalized_gini([0.0, 0], [1.0, 2]))
+    assert np.isnan(normalized_gini([3.0, 3], [1.0, 2]))
+    with pytest.raises(ValueError, match=r"values of at least 0. Received: -1"):
+        normalized_gini([3.0, -1], [1.0, 2])
 
 
 def test_calibration_error_by_hand() -> None:
@@ -241,16 +261,22 @@ def randomized(model: Any) -> Any:
 class Mixed:
     """A model of a task of each type, and labels for it."""
 
-    names = ("click", "watch time", "kind", "tags")
+    names = ("click", "watch time", "kind", "tags", "worth")
 
     def __init__(self) -> None:
         self.model = randomized(
             SharedBottom(
                 COLUMNS,
                 task_names=self.names,
-                task_types=["binary", "regression", ("multiclass", 3), ("multilabel", 2)],
+                task_types=[
+                    "binary",
+                    "regression",
+                    ("multiclass", 3),
+                    ("multilabel", 2),
+                    "lifetime_value",
+                ],
                 bottom_dnn_units=[4],
-                tower_dnn_units_lists=[[]] * 4,
+                tower_dnn_units_lists=[[]] * 5,
             )
         )
         rng = np.random.default_rng(2)
@@ -259,6 +285,7 @@ class Mixed:
             "watch time": rng.normal(size=N).astype("float32"),
             "kind": rng.integers(0, 3, N).astype("float32"),
             "tags": (rng.random((N, 2)) < 0.4).astype("float32"),
+            "worth": (rng.exponential(9, N) * (rng.random(N) < 0.4)).astype("float32"),
         }
         self.p = dict(zip(self.names, self.model.predict(X, verbose=0), strict=True))
         self.p = {name: p.astype("float64") for name, p in self.p.items()}
@@ -283,10 +310,10 @@ def test_evaluate_tasks_of_every_type(mixed: Mixed, weighted: bool) -> None:
     table = evaluate_tasks(mixed.model, X, list(y.values()), **options)
     pd.testing.assert_frame_equal(table, evaluate_tasks(mixed.model, X, y, **options))
     assert list(table.index) == list(mixed.names)
-    assert table["rows"].tolist() == [np.count_nonzero(w)] * 4
+    assert table["rows"].tolist() == [np.count_nonzero(w)] * 5
     weights = {"sample_weight": w}
-    click, watch, kind, tags = y.values()
-    p_click, p_watch, p_kind, p_tags = p.values()
+    click, watch, kind, tags, worth = y.values()
+    p_click, p_watch, p_kind, p_tags, p_worth = p.values()
     rate = np.average(click, weights=w)
     loss = sk.log_loss(click, p_click[:, 0], **weights)
     near(table.loc["click"], {
@@ -320,6 +347,16 @@ def test_evaluate_tasks_of_every_type(mixed: Mixed, weighted: bool) -> None:
         "log_loss": np.mean([sk.log_loss(tags[:, k], p_tags[:, k], **weights) for k in (0, 1)]),
         "accuracy": np.average((tags == (p_tags > 0.5)).mean(axis=1), weights=w),
     })  # fmt: skip
+    value = p_worth[:, 0]
+    near(table.loc["worth"], {
+        "rows": np.count_nonzero(w),
+        "positive_rate": np.average(worth > 0, weights=w),
+        "auc": sk.roc_auc_score(worth > 0, p_worth[:, 1], **weights),
+        "mae": sk.mean_absolute_error(worth, value, **weights),
+        "rmse": sk.mean_squared_error(worth, value, **weights) ** 0.5,
+        "r2": sk.r2_score(worth, value, **weights),
+        "gini": normalized_gini(worth, value, w),
+    })  # fmt: skip
     ungrouped = evaluate_tasks(mixed.model, X, y, sample_weight=options["sample_weight"])
     pd.testing.assert_frame_equal(ungrouped, table.drop(columns="group_auc"))
 
@@ -328,7 +365,7 @@ def test_headlines_are_better_for_better_predictions(mixed: Mixed) -> None:
     assert {task.type for task in mixed.model.tasks} == set(HEADLINES)
     for task, y, p in zip(mixed.model.tasks, mixed.y.values(), mixed.p.values(), strict=True):
         headline = HEADLINES[task.type]
-        truth = np.eye(3)[y.astype(int)] if task.type == "multiclass" else y.reshape(p.shape)
+        truth = np.eye(3)[y.astype(int)] if task.type == "multiclass" else y.reshape(N, -1)
         right, wrong = scores_of(task, y, truth), scores_of(task, y, p)
         assert headline.sign * right[headline.metric] > headline.sign * wrong[headline.metric]
         assert right[headline.unitless] == 1 > wrong[headline.unitless]
@@ -340,8 +377,9 @@ def test_evaluate_tasks_leaves_missing_labels_out_by_task(mixed: Mixed) -> None:
     part["watch time"][:200] = NAN
     part["kind"][:300] = NAN
     part["tags"][:350] = NAN
+    part["worth"][:50] = NAN
     table = evaluate_tasks(mixed.model, X, part, groups=ROWS.g)
-    for name, start in zip(mixed.names, (100, 200, 300, 350), strict=True):
+    for name, start in zip(mixed.names, (100, 200, 300, 350, 50), strict=True):
         x = {"age": X["age"][start:]}
         y = {k: v[start:] for k, v in mixed.y.items()}
         alone = evaluate_tasks(mixed.model, x, y, groups=ROWS.g[start:])
@@ -357,7 +395,8 @@ def test_evaluate_tasks_leaves_missing_labels_out_by_task(mixed: Mixed) -> None:
     right = np.append((truth == (p > 0.5))[:, 1], (truth == (p > 0.5))[-1, 0])
     assert row["accuracy"] == pytest.approx(right.mean())
     # A task without any label.
-    part["click"][:] = part["watch time"][:] = part["kind"][:] = part["tags"][:] = NAN
+    for labels in part.values():
+        labels[:] = NAN
     table = evaluate_tasks(mixed.model, X, part)
     assert (table.pop("rows") == 0).all()
     assert table.isna().all(axis=None)

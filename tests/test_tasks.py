@@ -72,6 +72,7 @@ def test_tasks_come_from_whichever_lists_are_given(arguments, expected):
         ({"task_types": [("multiclass", 1)]}, ValueError, "at least 2 classes or labels"),
         ({"task_types": [("multilabel", 0)]}, ValueError, "`task size`.* Received: 0"),
         ({"task_types": [("multilabel", 2.0)]}, TypeError, "`task size`.* Received: 2.0"),
+        ({"task_types": [("lifetime_value", 3)]}, ValueError, "takes no size. Received: 3"),
         ({"task_types": [("binary", 2)]}, ValueError, "'binary' takes no size. Received: 2"),
         ({"task_names": ["a", ""]}, ValueError, "non-empty strings. Received: ''"),
         ({"task_names": [" "]}, ValueError, "non-empty strings. Received: ' '"),
@@ -122,10 +123,23 @@ def test_output_names_are_safe_and_names_are_kept(name, expected):
             ("softmax", "sparse_categorical_crossentropy", "sparse_categorical_accuracy"),
         ),
         (Task("t", "multilabel", 3), ("sigmoid", "binary_crossentropy", "binary_accuracy")),
+        (
+            Task("t", "lifetime_value"),
+            ("lifetime_value", "zero_inflated_lognormal", "mean_absolute_error"),
+        ),
     ],
 )
 def test_type_tells_activation_loss_and_metric(task, expected):
     assert (task.activation, task.loss, task.metric) == expected
+
+
+def test_a_lifetime_value_has_four_outputs_and_one_label():
+    (task,) = resolve_tasks(task_types=["lifetime_value"])
+    assert (task.size, task.num_logits, task.label_size) == (4, 3, 1)
+    assert Task("task_1", "lifetime_value", 4) == task
+    shown = task.shown(np.arange(8).reshape(2, 4))
+    np.testing.assert_array_equal(shown, [[0], [4]])
+    assert (Task("t").num_logits, Task("t", "multilabel", 3).label_size) == (1, 3)
 
 
 def test_numpy_sizes_become_plain_ints():

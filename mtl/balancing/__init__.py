@@ -1,16 +1,22 @@
 """Balancing the tasks of a model in training, by `compile(balancer=…)`.
 
-Some methods weigh the tasks' losses (`Fixed`, `Uncertainty`, `RLW`, `DWA`, `GradNorm`, `FAMO`),
-some change the gradient on the shared parameters where tasks conflict (`PCGrad`, `GradVac`,
-`MGDA`, `CAGrad`, `AlignedMTL`, `IMTLG`, `NashMTL`).
+Some methods weigh the tasks' losses (`Fixed`, `Uncertainty`, `RLW`, `DWA`, `GradNorm`, `FAMO`,
+`STCH`), some change the gradient on the shared parameters where tasks conflict (`PCGrad`,
+`GradVac`, `MGDA`, `CAGrad`, `AlignedMTL`, `IMTLG`, `NashMTL`, `FairGrad`, `UPGrad`, `GradDrop`) or
+differ in magnitude (`DualBalancing`, `MetaBalance`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from mtl.balancing.alignment import IMTLG, AlignedMTL
+from mtl.balancing.bargaining import FairGrad, NashMTL
 from mtl.balancing.base import Balancer, GradientBalancer
-from mtl.balancing.surgery import IMTLG, MGDA, AlignedMTL, CAGrad, GradVac, NashMTL, PCGrad
+from mtl.balancing.convex import MGDA, CAGrad, UPGrad
+from mtl.balancing.magnitudes import DualBalancing, MetaBalance
+from mtl.balancing.scalarization import STCH
+from mtl.balancing.surgery import GradDrop, GradVac, PCGrad
 from mtl.balancing.weighting import DWA, FAMO, RLW, Fixed, GradNorm, Uncertainty
 
 BY_NAME: dict[str, type[Balancer]] = {
@@ -20,6 +26,7 @@ BY_NAME: dict[str, type[Balancer]] = {
     "dwa": DWA,
     "gradnorm": GradNorm,
     "famo": FAMO,
+    "stch": STCH,
     "pcgrad": PCGrad,
     "gradvac": GradVac,
     "mgda": MGDA,
@@ -27,6 +34,11 @@ BY_NAME: dict[str, type[Balancer]] = {
     "aligned_mtl": AlignedMTL,
     "imtl_g": IMTLG,
     "nash_mtl": NashMTL,
+    "fairgrad": FairGrad,
+    "upgrad": UPGrad,
+    "db_mtl": DualBalancing,
+    "metabalance": MetaBalance,
+    "graddrop": GradDrop,
 }
 
 __all__ = [
@@ -36,15 +48,21 @@ __all__ = [
     "IMTLG",
     "MGDA",
     "RLW",
+    "STCH",
     "AlignedMTL",
     "Balancer",
     "CAGrad",
+    "DualBalancing",
+    "FairGrad",
     "Fixed",
+    "GradDrop",
     "GradNorm",
     "GradVac",
     "GradientBalancer",
+    "MetaBalance",
     "NashMTL",
     "PCGrad",
+    "UPGrad",
     "Uncertainty",
     "get",
 ]

@@ -1,13 +1,33 @@
-"""Algebra on the inner products of the tasks' gradients, as balancers of gradients need it."""
+"""Algebra on the inner products of the tasks' gradients, as balancers of gradients need it.
+
+Notation: g_k is the gradient of task k's loss, n_k = |g_k|, u_k = g_k / n_k, and R the matrix of
+cosines u_i · u_j; d = Σ_k c_k g_k is the combined gradient. Gradients may be of any scale: if all
+are multiplied by s, so is d (except that of `NashMTL`, whose length is constant). Without conflict,
+d is of the size of the sum of the gradients with `PCGrad` and `GradVac`, and of their mean with
+`MGDA`, `CAGrad` and `IMTLG`.
+
+A task whose gradient is zero, as that of a task without a label in the batch, is left out: its
+coefficient is 0, and the others get those that they would get without it. If all gradients are
+zero, so are all coefficients. Where gradients are linearly dependent, as two that are equal,
+several coefficients give the same d; one of these is returned.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 TINY = 1e-30
+
+
+def products(gradients: Sequence[Sequence[Any]]) -> Any:
+    """Return the inner products `(T, T)` of gradients, a list with a tensor per variable each."""
+    vectors = [ops.concatenate([ops.reshape(g, (-1,)) for g in task]) for task in gradients]
+    # Not a matmul, which many GPUs would round to 10 bits: gradients may nearly cancel.
+    return ops.stack([ops.stack([ops.sum(a * b) for b in vectors]) for a in vectors])
 
 
 def normalize(gram: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from mtl import checks
-from mtl.balancing.base import Balancer, GradientBalancer
+from mtl.balancing.base import Balancer, GradientBalancer, checked_by_task, plain
 
 __all__ = ["DWA", "FAMO", "RLW", "Fixed", "GradNorm", "Uncertainty"]
 
@@ -33,28 +33,11 @@ class Fixed(Balancer):
         self, weights: Sequence[float] | Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(weights, Mapping):
-            self.weights_given: Any = {
-                name: checks.non_negative_float(f"weights[{name!r}]", w)
-                for name, w in weights.items()
-            }
-        elif weights is not None:
-            self.weights_given = [
-                checks.non_negative_float(f"weights[{i}]", w) for i, w in enumerate(weights)
-            ]
-        else:
-            self.weights_given = None
+        self.weights_given = checked_by_task("weights", weights, checks.non_negative_float)
 
     def build(self, input_shape: Any) -> None:
         """Bring the weights into task order."""
-        given, names = self.weights_given, [task.name for task in self.tasks]
-        if given is None:
-            given = [1.0] * len(names)
-        if len(given) != len(names) or (isinstance(given, Mapping) and set(given) != set(names)):
-            raise ValueError(
-                f"`weights` should have one entry per task of {names}. Received: {given}"
-            )
-        self._weights = [given[n] for n in names] if isinstance(given, Mapping) else list(given)
+        self._weights = self.in_task_order("weights", self.weights_given, 1.0)
 
     def weights_of(self, losses: Any) -> Any:
         """Return the constants."""
@@ -62,9 +45,7 @@ class Fixed(Balancer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        given = self.weights_given
-        given = dict(given) if isinstance(given, Mapping) else given and list(given)
-        return {**super().get_config(), "weights": given}
+        return {**super().get_config(), "weights": plain(self.weights_given)}
 
 
 @keras.saving.register_keras_serializable(package="mtl")

@@ -21,7 +21,12 @@ SETTINGS: Mapping[str, Any] = {
     "rounds": 5000,
     "patience": 100,
 }
-_OBJECTIVES = {"binary": "binary", "regression": "regression", "multiclass": "multiclass"}
+_OBJECTIVES = {
+    "binary": "binary",
+    "regression": "regression",
+    "multiclass": "multiclass",
+    "lifetime_value": "tweedie",  # whose values are 0 or above, too
+}
 
 
 def available() -> bool:
@@ -40,7 +45,7 @@ def run(data: MultiTaskData, seed: int) -> Result:
     number of trees is that of the least loss on the validation rows; without them, 500.
 
     Args:
-        data: a data set of binary, regression and multiclass tasks.
+        data: a data set of tasks of any type but multilabel.
         seed: int.
 
     Returns:

@@ -38,6 +38,7 @@ def load_table(path: str | Path, config: Section) -> MultiTaskData:
     churned = { type = "binary", positive = "yes" }
     reason = "multiclass"      # its classes are the values of the training rows
     spent = { type = "regression", standardize = true }  # trained so; its errors are unscaled
+    worth = "lifetime_value"   # amounts, of which many are 0
 
     [split]                    # "random" (with a seed), "ordered" (the last rows are the test
     method = "random"          # rows) or "column" (which holds train, val and test)
@@ -178,6 +179,20 @@ def _regression(section: Section) -> Reader:
     return read
 
 
+def _lifetime_value(section: Section) -> Reader:
+    where = section.where
+
+    def read(column: pd.Series[Any], train: Array) -> tuple[Array, Any, float | None]:
+        values = _numbers(where, column)
+        if (values < 0).any():
+            raise ValueError(
+                f"`{where}` should hold amounts of at least 0. Received: {np.nanmin(values)}"
+            )
+        return values.astype("float32"), "lifetime_value", None
+
+    return read
+
+
 def _multiclass(section: Section) -> Reader:
     where = section.where
 
@@ -206,6 +221,7 @@ _READERS: dict[str, Callable[[Section], Reader]] = {
     "binary": _binary,
     "regression": _regression,
     "multiclass": _multiclass,
+    "lifetime_value": _lifetime_value,
 }
 
 

@@ -6,8 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from mtl.tasks import Task
+
+_LEAST_SIGMA = 3e-4  # the square root of Keras' epsilon, as in the authors' code
+
+
+def lifetime_value(logits: Any) -> Any:
+    """Return the expected value, P(value > 0), μ and σ, `(B, 4)`, of logits `(B, 3)`.
+
+    p = sigmoid(z_1), μ = z_2, σ = softplus(z_3) + 0.0003, E = p exp(μ + σ²/2).
+    """
+    z, mu, spread = ops.split(logits, 3, axis=-1)
+    p, sigma = ops.sigmoid(z), ops.softplus(spread) + _LEAST_SIGMA
+    # e^40 is beyond any value, and its square is a number, too.
+    expected = p * ops.exp(ops.minimum(mu + ops.square(sigma) / 2, 40.0))
+    return ops.concatenate([expected, p, mu, sigma], axis=-1)
 
 
 class Head(keras.layers.Layer):
@@ -20,7 +35,7 @@ class Head(keras.layers.Layer):
     Args:
         task_name: str or None. The task's own name, any characters. Defaults to the layer's name.
         task_type: str. As in `mtl.tasks.Task`. Defaults to `"binary"`.
-        num_outputs: int. Number of classes or labels; 1 for the others. Defaults to 1.
+        num_outputs: int. Number of classes or labels. Defaults to 1: that of the others.
         hidden: bool. Whether the model keeps the task to itself. Defaults to False.
         joint_losses: list of `mtl.losses.JointLoss`, or their configurations. Losses that belong
             to the model, whatever it is compiled with. Defaults to none.

@@ -10,7 +10,7 @@ from keras import ops
 
 from mtl import checks
 from mtl.layers.dnn import DNN
-from mtl.layers.head import Head
+from mtl.layers.head import Head, lifetime_value
 from mtl.seeds import derive_seed, glorot
 
 
@@ -18,14 +18,15 @@ from mtl.seeds import derive_seed, glorot
 class Tower(Head):
     """A DNN and the head of a task: ŷ = σ(t(z) · W + b).
 
-    σ is the sigmoid (binary, multilabel), the identity (regression) or the softmax (multiclass).
+    σ is the sigmoid (binary, multilabel), the identity (regression), the softmax (multiclass) or
+    `mtl.layers.head.lifetime_value`, after Wang et al., 2019.
     Predictions are float32 also under a mixed precision policy.
 
     Args:
         units: list of int. Widths of the DNN. Defaults to `()`: the head alone.
-        task_type: str. `"binary"`, `"regression"`, `"multiclass"` or `"multilabel"`.
-            Defaults to `"binary"`.
-        num_outputs: int. Number of classes or labels; 1 for the others. Defaults to 1.
+        task_type: str. `"binary"`, `"regression"`, `"multiclass"`, `"multilabel"` or
+            `"lifetime_value"`. Defaults to `"binary"`.
+        num_outputs: int. Number of classes or labels. Defaults to 1: that of the others.
         task_name: str or None. The task's own name, any characters. Defaults to the layer's name.
         activation: str or function. Activation of the DNN. Defaults to `"relu"`.
         l2_reg: float. L2 strength on the DNN's kernels. Defaults to 0.
@@ -43,7 +44,7 @@ class Tower(Head):
         inputs: tensor of shape `(B, H)`.
 
     Returns:
-        A tensor of shape `(B, num_outputs)`.
+        A tensor of shape `(B, num_outputs)`; `(B, 4)` for a lifetime value.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Tower(Head):
             name="dnn",
         )
         self.logits = keras.layers.Dense(
-            self.task.size,
+            self.task.num_logits,
             kernel_initializer=glorot(derive_seed(self.seed, "logits")),
             dtype=self.dtype_policy,
             name="logits",
         )
-        self._head = keras.activations.get(self.task.activation)
+        name = self.task.activation
+        own = name == "lifetime_value"
+        self._head = lifetime_value if own else keras.activations.get(name)
 
     def build(self, input_shape: Any) -> None:
         """Build the DNN and the head."""

@@ -7,6 +7,7 @@ from mtl.metrics.arrays import (
     labelled,
     log_loss,
     normalized_entropy,
+    normalized_gini,
     pcoc,
 )
 from mtl.metrics.tasks import (
@@ -30,6 +31,7 @@ __all__ = [
     "labels_and_weights",
     "log_loss",
     "normalized_entropy",
+    "normalized_gini",
     "pcoc",
     "scores_of",
 ]

@@ -19,6 +19,7 @@ from mtl.metrics.arrays import (
     labelled,
     log_loss,
     normalized_entropy,
+    normalized_gini,
     pcoc,
     weighted_mean,
 )
@@ -51,6 +52,7 @@ HEADLINES = {
     "regression": Headline("rmse", "RMSE", -1, "r2"),
     "multiclass": Headline("accuracy", "accuracy", 1, "accuracy"),
     "multilabel": Headline("auc", "mean AUC", 1, "auc"),
+    "lifetime_value": Headline("gini", "normalised Gini", 1, "gini"),
 }
 
 
@@ -71,6 +73,7 @@ def evaluate_tasks(
     | regression | mae, rmse, r2 |
     | multiclass | auc (mean over classes, each against the rest), log_loss, accuracy |
     | multilabel | auc (mean over labels), log_loss and accuracy over all labels that are there |
+    | lifetime_value | positive_rate and auc of P(value > 0), mae, rmse, r2, gini (normalised) |
 
     An ESMM has a row more, `"cvr"`: P(conversion | click), scored over clicked rows, where alone
     it can be observed, with the labels and weights of CTCVR; CTCVR itself is scored over all rows.
@@ -170,6 +173,21 @@ def _regression(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
     }
 
 
+def _lifetime_value(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
+    value, chance = p[:, 0], p[:, min(1, p.shape[1] - 1)]  # trees predict the value alone
+    errors = _regression(task, y, value, w, _)
+    name, y = f"y[{task.name!r}]", np.ravel(np.asarray(y, "float64"))
+    check_all(name, y, ~(y < 0), "amounts of at least 0, or NaN where missing")
+    positive, _, weight = labelled(np.where(np.isnan(y), y, y > 0), chance, w, name=name)
+    return {
+        "rows": errors.pop("rows"),
+        "positive_rate": weighted_mean(positive, weight),
+        "auc": auc(np.where(np.isnan(y), y, y > 0), chance, w),
+        **errors,
+        "gini": normalized_gini(y, value, w),
+    }
+
+
 def _multiclass(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
     name, y = f"y[{task.name!r}]", np.asarray(y, "float64")
     if y.ndim == 2 and y.shape[1] == task.size:  # one-hot
@@ -210,6 +228,7 @@ _SCORES: dict[str, Callable[..., dict[str, float]]] = {
     "regression": _regression,
     "multiclass": _multiclass,
     "multilabel": _multilabel,
+    "lifetime_value": _lifetime_value,
 }
 
 

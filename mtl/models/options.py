@@ -51,8 +51,10 @@ class Options(TypedDict, total=False):
 
     Args:
         num_tasks: int or None. Number of tasks; may be left out where another argument tells it.
-        task_types: list or None. Per task "binary", "regression", `("multiclass", C)` or
-            `("multilabel", C)`. Defaults to binary tasks.
+        task_types: list or None. Per task "binary", "regression", `("multiclass", C)`,
+            `("multilabel", C)` or "lifetime_value" (amounts of at least 0, most of them 0, of which
+            it predicts `(B, 4)`: the expected value, P(value > 0), and μ and σ of the logarithm of
+            a value above 0). Defaults to binary tasks.
         task_names: list of str or None. Any names; outputs carry them, made safe for backends.
             Defaults to "task_1", "task_2", ….
         dense_embedding_dim: int or None. Size to which a linear map of its own takes each numeric

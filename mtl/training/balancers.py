@@ -37,9 +37,10 @@ def checked_balancer(model: Any, balancer: Any, objective: Objective) -> Any:
             "`balancer` should be given with a loss for every task. "
             f"Received: no loss for {objective.without_loss}"
         )
+    shapes: list[Any] = []
     if isinstance(balancer, balancing.GradientBalancer):
-        shared_positions(model)
-    balancer.start(model.tasks)
+        shapes = [model.trainable_variables[i].shape for i, _ in shared_positions(model)]
+    balancer.start(model.tasks, shapes)
     return balancer
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from keras import losses
 
-from mtl.losses import FunnelLoss, MultiTaskBCE
+from mtl.losses import FunnelLoss, MultiTaskBCE, ZeroInflatedLogNormal
 from mtl.tasks import Task
 
 _PROBABILITIES = (losses.BinaryCrossentropy, losses.BinaryFocalCrossentropy, MultiTaskBCE)
@@ -21,7 +22,7 @@ class Kind:
 
     Attributes:
         form: str. "probabilities": in [0, 1]; "classes": class numbers; "one-hot": `(N, size)` in
-            [0, 1]; "either": "classes" or "one-hot", by their shape.
+            [0, 1]; "either": "classes" or "one-hot", by their shape; "amounts": of at least 0.
         loss: str. What errors call the loss.
         ignored: int or None. A class number beyond the others that the loss leaves out.
     """
@@ -34,6 +35,12 @@ class Kind:
         """Return whether labels of so many columns are class numbers."""
         return task.size > 1 and (self.form == "classes" or (self.form == "either" and width == 1))
 
+    def greatest(self, task: Task, width: int) -> float:
+        """Return the greatest label."""
+        if self.form == "amounts":
+            return math.inf
+        return task.size - 1 if self.by_class(task, width) else 1
+
     def valid(self, task: Task, labels: Any) -> Any:
         """Return which labels are of this kind, as booleans; NaN is.
 
@@ -42,7 +49,7 @@ class Kind:
             labels: array or tensor, of any package, of shape `(B, 1)` or `(B, size)`.
         """
         by_class = self.by_class(task, labels.shape[-1])
-        valid = (labels >= 0) & (labels <= (task.size - 1 if by_class else 1))
+        valid = (labels >= 0) & (labels <= self.greatest(task, labels.shape[-1]))
         if by_class:
             valid = valid & (labels % 1 == 0)
             if self.ignored is not None:
@@ -60,6 +67,8 @@ def kind_of(task: Task, loss: Any, function: Any = None) -> Kind | None:
     """
     if isinstance(loss, _PROBABILITIES):
         return Kind("probabilities", loss.name)
+    if isinstance(loss, ZeroInflatedLogNormal):
+        return Kind("amounts", loss.name)
     if isinstance(loss, _ONE_HOT):
         return Kind("one-hot", loss.name)
     if isinstance(loss, losses.SparseCategoricalCrossentropy):

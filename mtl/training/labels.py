@@ -242,14 +242,14 @@ def _range(array: np.ndarray) -> tuple[Any, Any]:
 def _shapes(task: Task, kind: Kind | None) -> list[tuple[int, ...]]:
     """Return the shapes that a row of labels may have."""
     if task.type != "multiclass":
-        return [(task.size,)]
+        return [(task.label_size,)]
     by_form: dict[str, list[tuple[int, ...]]] = {"classes": [(1,)], "one-hot": [(task.size,)]}
     return by_form.get(kind.form if kind else "either", [(task.size,), (1,)])
 
 
 def _check_kind(name: str, task: Task, array: np.ndarray, kind: Kind, low: Any, high: Any) -> None:
     classes = kind.by_class(task, array.shape[1])
-    most = task.size - 1 if classes else 1
+    most = kind.greatest(task, array.shape[1])
     fractions = classes and array.dtype.kind == "f"
     if low >= 0 and high <= most and not fractions:
         return
@@ -257,6 +257,8 @@ def _check_kind(name: str, task: Task, array: np.ndarray, kind: Kind, low: Any, 
     if not wrong.size:
         return
     expected = f"classes from 0 to {most}" if classes else "labels from 0 to 1"
+    if kind.form == "amounts":
+        expected = "amounts of at least 0"
     hint = " (a missing label is NaN, not -1)" if (wrong == -1).any() else ""
     raise ValueError(
         f"`{name}` should hold {expected} for its loss {kind.loss}. "

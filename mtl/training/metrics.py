@@ -35,7 +35,7 @@ def update_metrics(
     """
     if not compiled.built:
         compiled.build(list(y) if len(tasks) > 1 else y[0], y_pred)
-    predictions = checks.as_list(y_pred)
+    predictions = [t.shown(p) for t, p in zip(tasks, checks.as_list(y_pred), strict=True)]
     weights = sample_weight or [None] * len(tasks)
     for weighted, by_task in metrics_by_task(compiled):
         for k, (task, metrics) in enumerate(zip(tasks, by_task, strict=bool(by_task))):

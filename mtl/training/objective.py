@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from mtl.context import held
-from mtl.losses import JointLoss, split_missing
+from mtl.losses import JointLoss, ZeroInflatedLogNormal, split_missing
 from mtl.tasks import Task
 from mtl.training.evaluation import Seen, may_be_nan
 from mtl.training.kinds import check_shape, crossentropy, kind_in_funnel, kind_of
@@ -124,6 +124,8 @@ class Objective:
                 losses.append(ops.zeros((), "float32"))
                 continue
             labels, predictions, weights = y[k], y_pred[k], sample_weight[k]
+            if not isinstance(loss, ZeroInflatedLogNormal):
+                predictions = task.shown(predictions)
             if labels is None:
                 raise ValueError(
                     f"`y` should hold labels of every task with a loss. Received: none of "
@@ -257,6 +259,8 @@ def _loss(task: Task, loss: Any) -> Any:
         return None
     if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
         loss = crossentropy
+    if isinstance(loss, str) and loss.lower() in ("zero_inflated_lognormal", "ziln"):
+        loss = ZeroInflatedLogNormal()
     loss = keras.losses.get(loss)
     return loss if isinstance(loss, keras.losses.Loss) else _Function(loss)
 

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from mtl.balancing import GradientBalancer
+from mtl.balancing.base import GradientBalancer, weighted_sum
+from mtl.balancing.gram import products as products_of
 from mtl.layers.tables import lookups_apart
 from mtl.optimizers import rows_of_gradients
 from mtl.training.objective import terms_apart
@@ -146,7 +147,7 @@ def gradient_products(model: Any) -> Callable[..., np.ndarray]:
 
     def products(*batch: Any) -> Any:
         terms = terms_of(model, *batch, training=False)[0]
-        return _products(_of_shared(terms, shared), terms.scale)
+        return products_of(_of_shared(terms, shared))
 
     compiled = products
     if backend == "jax":
@@ -338,36 +339,33 @@ def _balanced(model: Any, terms: Terms) -> list[Any]:
     shared = shared_positions(model)
     by_task = _of_shared(terms, shared)
     weights = balancer.weights_of(terms.losses)
-    coefficients = balancer.coefficients(_products(by_task, terms.scale), terms.losses)
+    combined = balancer.combine(by_task, terms.losses)
     gradients = list(terms.of_sum(weights))
-    # The sum holds every task by its weight already, and the rest besides.
-    extra = ops.unstack(coefficients - weights, len(by_task))
-    for n, (position, _) in enumerate(shared):
-        gradients[position] += sum(
-            ops.cast(factor, task[n].dtype) * task[n]
-            for factor, task in zip(extra, by_task, strict=True)
-        )
+    factors = ops.unstack(weights, len(by_task))
+    for (position, _), wanted, of_tasks in zip(
+        shared, combined, zip(*by_task, strict=True), strict=True
+    ):
+        # The sum holds every task by its weight already, and the rest besides.
+        change = (wanted - weighted_sum(factors, of_tasks)) * terms.scale
+        gradients[position] += ops.cast(change, gradients[position].dtype)
     return gradients
 
 
 def _of_shared(terms: Terms, shared: Sequence[tuple[int, np.ndarray | None]]) -> list[list[Any]]:
-    """Return, for each task, its gradients on the shared parameters, 0 in entries not shared."""
+    """Return each task's gradients on the shared parameters, without their scale, in float32.
+
+    They are 0 in entries that are not shared.
+    """
     at = [position for position, _ in shared]
+
+    def own(gradient: Any, mask: np.ndarray | None) -> Any:
+        gradient = ops.cast(gradient, "float32") / terms.scale
+        return gradient if mask is None else gradient * ops.convert_to_tensor(mask, "float32")
+
     return [
-        [
-            g if mask is None else g * ops.convert_to_tensor(mask, g.dtype)
-            for g, (_, mask) in zip(terms.of_task(k, at), shared, strict=True)
-        ]
+        [own(g, mask) for g, (_, mask) in zip(terms.of_task(k, at), shared, strict=True)]
         for k in range(terms.losses.shape[0])
     ]
-
-
-def _products(by_task: list[list[Any]], scale: Any) -> Any:
-    """Return the inner products `(T, T)` of the tasks' gradients, without their scale."""
-    vectors = [ops.concatenate([ops.reshape(g, (-1,)) for g in task]) for task in by_task]
-    vectors = [ops.cast(vector, "float32") / scale for vector in vectors]
-    # Not a matmul, which many GPUs would round to 10 bits: gradients may nearly cancel.
-    return ops.stack([ops.stack([ops.sum(a * b) for b in vectors]) for a in vectors])
 
 
 def _compare(model: Any, before: Any, x: Any, y: Any, sample_weight: Any) -> None:

@@ -77,7 +77,9 @@ class TaskTrainer(TaskData):
             optimizer: str or Keras optimizer. Defaults to `"adam"`.
             loss: one loss for every task, or a list in task order, or a dict by task name.
                 Defaults to None: cross-entropy for classes and labels, the mean squared error
-                for regression. Tasks that a dict doesn't name have no loss of their own.
+                for regression, `mtl.losses.ZeroInflatedLogNormal` for lifetime values (of which
+                other losses, and metrics, see the expected value). Tasks that a dict doesn't name
+                have no loss of their own.
             loss_weights: list of float in task order, or a dict by task name. Defaults to None.
             metrics: one metric, or a list of metrics, for every task; or a list with one entry
                 per task; or a dict by task name. `"default"` gives each task the metric of its

@@ -9,16 +9,25 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
+from stepping import MODES, stepping
 
-from mtl.balancing import surgery
-from mtl.balancing.base import GradientBalancer
-from mtl.balancing.surgery import IMTLG, MGDA, AlignedMTL, CAGrad, GradVac, NashMTL, PCGrad
+from mtl import balancing
+from mtl.balancing import (
+    IMTLG,
+    MGDA,
+    AlignedMTL,
+    CAGrad,
+    FairGrad,
+    GradientBalancer,
+    GradVac,
+    NashMTL,
+    PCGrad,
+    UPGrad,
+)
 
-BACKEND = keras.backend.backend()
-METHODS = [PCGrad, GradVac, MGDA, CAGrad, AlignedMTL, IMTLG, NashMTL]
+METHODS = [PCGrad, GradVac, MGDA, CAGrad, AlignedMTL, IMTLG, NashMTL, FairGrad, UPGrad]
 DETERMINISTIC = METHODS[2:]
-MODES = {"tensorflow": ["eager", "xla"], "jax": ["xla"], "torch": ["eager"]}[BACKEND]
 
 # g_1 = (2, 0), g_2 = (-1, 1), and g_1 = (2, 0), g_2 = (1, 1).
 CONFLICT, HARMONY = [[4, -2], [-2, 2]], [[4, 2], [2, 2]]
@@ -31,30 +40,8 @@ def make(method: type[GradientBalancer], tasks: int, **options: Any) -> Gradient
 
 
 def runner(balancer: GradientBalancer, mode: str = "graph") -> Callable[[Any], np.ndarray]:
-    """Return the function from a Gram matrix to the coefficients, which also moves the state.
-
-    On JAX it is always compiled, on torch never; `mode` is for TensorFlow.
-    """
-    step: Any = balancer.coefficients
-    if BACKEND == "tensorflow" and mode != "eager":
-        import tensorflow as tf
-
-        step = tf.function(step, jit_compile=mode == "xla")
-    if BACKEND == "jax":
-        import jax
-
-        @jax.jit
-        def stateless(values, gram, losses):
-            state = list(zip(balancer.variables, values, strict=True))
-            with keras.StatelessScope(state) as scope:
-                c = balancer.coefficients(gram, losses)
-            return c, [scope.get_current_value(v) for v in balancer.variables]
-
-        def step(gram, losses):
-            c, values = stateless([v.value for v in balancer.variables], gram, losses)
-            for variable, value in zip(balancer.variables, values, strict=True):
-                variable.assign(value)
-            return c
+    """Return the function from a Gram matrix to the coefficients, which also moves the state."""
+    step = stepping(balancer, balancer.coefficients, mode)
 
     def run(gram: Any) -> np.ndarray:
         gram = ops.convert_to_tensor(np.asarray(gram, "float32"))
@@ -121,6 +108,16 @@ HAND: list[tuple[type[GradientBalancer], dict[str, Any], Any, list[float]]] = [
     # c_k |g_k| = 1 / √(1 + cosine), the cosine is ±1 / √2.
     (NashMTL, {}, CONFLICT, [(1 - 0.5**0.5) ** -0.5 / 2, (1 - 0.5**0.5) ** -0.5 / 2**0.5]),
     (NashMTL, {}, HARMONY, [(1 + 0.5**0.5) ** -0.5 / 2, (1 + 0.5**0.5) ** -0.5 / 2**0.5]),
+    # α = 1 is Nash-MTL. For α = 1/2 and orthogonal gradients |g_k|² c = c^-2, for α = 2 it is
+    # c^(-1/2); with a cosine of 1/2, 3/2 c is it.
+    (FairGrad, {}, CONFLICT, [(1 - 0.5**0.5) ** -0.5 / 2, (1 - 0.5**0.5) ** -0.5 / 2**0.5]),
+    (FairGrad, {"alpha": 0.5}, [[4, 0], [0, 1]], [4 ** (-1 / 3), 1]),
+    (FairGrad, {"alpha": 2}, [[4, 0], [0, 1]], [4 ** (-2 / 3), 1]),
+    (FairGrad, {"alpha": 2}, [[1, 0.5], [0.5, 1]], [1.5 ** (-2 / 3)] * 2),
+    # g_1 loses its part along g_2, g_1 + g_2 = (1, 1), and g_2 that along g_1, (0, 1) = g_2 +
+    # g_1 / 2; d is their mean. Without conflict it is that of the gradients.
+    (UPGrad, {}, CONFLICT, [0.75, 1]),
+    (UPGrad, {}, HARMONY, [0.5, 0.5]),
 ]
 
 
@@ -238,6 +235,49 @@ def test_nash_mtl_gives_every_task_the_same_part() -> None:
         assert np.linalg.norm(c @ g) == pytest.approx(len(g) ** 0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 1, 2, 10])
+def test_fairgrad_solves_its_equation(alpha: float) -> None:
+    run = runner(make(FairGrad, 5, alpha=alpha))
+    for g in MANY[6:]:
+        c = run(g @ g.T)
+        assert c.min() > 0
+        np.testing.assert_allclose((g @ (c @ g)) * c ** (1 / alpha), 1, rtol=1e-3)
+        if alpha == 1:
+            np.testing.assert_array_equal(c, solve(NashMTL, g @ g.T))
+
+
+def test_fairgrad_goes_from_the_greatest_sum_of_gains_to_the_greatest_least_gain() -> None:
+    g = MANY[0]
+    sums, least = [], []
+    for alpha in (0.1, 1, 10):
+        d = runner(make(FairGrad, 3, alpha=alpha))(g @ g.T) @ g
+        gains = g @ d / np.linalg.norm(d)
+        sums.append(gains.sum())
+        least.append(gains.min())
+    assert sums == sorted(sums, reverse=True)
+    assert least == sorted(least)
+    assert sums[0] == pytest.approx(np.linalg.norm(g.sum(0)), rel=2e-2)
+    shortest = np.linalg.norm(solve(MGDA, g @ g.T) @ g)  # the least gain that MGDA makes
+    assert least[-1] == pytest.approx(shortest, rel=5e-2)
+
+
+def test_fairgrad_leaves_tasks_out_that_the_others_help_most() -> None:
+    # g_1 · g_2 and g_1 · g_3 are so great that c_1 is below float32 in a Newton step.
+    g = np.array([[100, 100.0], [1, 0.2], [0.1, 1]])
+    d = runner(make(FairGrad, 3, alpha=20))(g @ g.T) @ g
+    assert np.isfinite(d).all()
+    assert (g @ d).min() > 0
+
+
+def test_upgrad_projects_on_the_cone_that_hurts_no_task() -> None:
+    # What is taken from g_k to get there is a combination of the gradients, weights of one sign.
+    for g in [*MANY, *(gradients(5, seed, 3).astype("float64") for seed in range(4))]:
+        projections = [row + g.T @ nnls(g.T, -row)[0] for row in g]
+        d = solve(UPGrad, g @ g.T) @ g
+        np.testing.assert_allclose(d, np.mean(projections, axis=0), atol=1e-4)
+        assert (g @ d).min() > -1e-4
+
+
 def operated(g: np.ndarray, orders: Any, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what the equation of GradVac makes of gradients, and the cosines that it met."""
     changed, met = g.copy(), targets.copy()
@@ -300,7 +340,7 @@ def test_the_scale_of_all_gradients_does_not_matter(method: Any, scale: float) -
     g = MANY[0]
     # Of three tasks, random orders give different results.
     gram = np.array(CONFLICT) if method in (PCGrad, GradVac) else g @ g.T
-    factor = scale if method is NashMTL else 1
+    factor = scale if method in (NashMTL, FairGrad) else 1
     scaled = solve(method, gram * scale**2) * factor
     np.testing.assert_allclose(scaled, solve(method, gram), rtol=1e-4, atol=1e-6)
 
@@ -352,6 +392,8 @@ DEGENERATE = [
     (AlignedMTL, 2, None),
     (IMTLG, 1, 0),
     (NashMTL, (2 / 5) ** 0.5, 0),
+    (FairGrad, (2 / 5) ** 0.5, 0),
+    (UPGrad, 1, 0),
 ]
 
 
@@ -417,7 +459,12 @@ def test_state_goes_on_where_it_was(method: Any) -> None:
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [(PCGrad, {"seed": 3}), (GradVac, {"beta": 0.2, "seed": None}), (CAGrad, {"c": 0.2})],
+    [
+        (PCGrad, {"seed": 3}),
+        (GradVac, {"beta": 0.2, "seed": None}),
+        (CAGrad, {"c": 0.2}),
+        (FairGrad, {"alpha": 2.0}),
+    ],
 )
 def test_configuration(method: Any, options: dict[str, Any]) -> None:
     for given in (options, {}):
@@ -427,9 +474,8 @@ def test_configuration(method: Any, options: dict[str, Any]) -> None:
         assert given.items() <= copy.get_config().items()
 
 
-def test_every_method_is_exported_and_registered() -> None:
-    assert sorted(surgery.__all__) == sorted(method.__name__ for method in METHODS)
-    for method in METHODS:
+def test_every_method_is_registered() -> None:
+    for method in balancing.BY_NAME.values():
         assert keras.saving.get_registered_object(f"mtl>{method.__name__}") is method
 
 
@@ -439,6 +485,7 @@ def test_every_method_is_exported_and_registered() -> None:
         (ValueError, r"`c` should be a number in \[0, 1\). Received: 1", lambda: CAGrad(c=1)),
         (TypeError, "`c` should be a number", lambda: CAGrad(c="0.5")),  # type: ignore[arg-type]
         (ValueError, r"`beta` should be a number in \[0, 1\)", lambda: GradVac(beta=-0.1)),
+        (ValueError, "`alpha` should be a positive number. Received: 0", lambda: FairGrad(alpha=0)),
         (ValueError, "`seed` should be a non-negative integer or None", lambda: PCGrad(seed=-1)),
         (
             ValueError,

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from mtl import balancing
-from mtl.balancing import DWA, FAMO, RLW, Fixed, GradNorm, Uncertainty
+from mtl.balancing import DWA, FAMO, RLW, STCH, Fixed, GradNorm, Uncertainty
 from mtl.tasks import Task
 
 TASKS = [Task("click"), Task("price", "regression")]
@@ -134,6 +134,55 @@ def test_famo_leaves_out_a_task_without_labels():
     np.testing.assert_allclose(array(balancer.logits), [0, 0])
 
 
+def value_of(balancer, losses):
+    """What the logs show as the loss."""
+    losses = ops.convert_to_tensor(losses, "float32")
+    return float(ops.sum(balancer.weights_of(losses) * losses) + balancer.penalty(losses))
+
+
+def epoch(balancer, *batches):
+    for losses in batches:
+        balancer.observe(ops.convert_to_tensor(losses, "float32"))
+    balancer.end_epoch()
+
+
+def test_stch():
+    """λ = (1, 2), z = (0, 1), μ = 1/2; the last epoch of the warm-up has the means (2, 5).
+
+    For L = (1, 3): L - z = (1, 2) of (2, 4), f = log 1/2 for both, λ f / μ = log (1/4, 1/16): a
+    softmax of (4/5, 1/5). dL/dL_k = T λ_k softmax_k / (L_k - z_k) = (8/5, 2/5).
+    L = T μ log (1/4 + 1/16) = log 5/16.
+    """
+    balancer = started(STCH(0.5, warmup=2, preferences={"price": 2, "click": 1}, ideal=[0, 1]))
+    for losses in ([9, 9], [1, 5]):
+        np.testing.assert_allclose(weights(balancer, [1, 3]), [1, 0.5], rtol=1e-6)
+        np.testing.assert_allclose(value_of(balancer, [1, 3]), math.log(2), rtol=1e-5)
+        epoch(balancer, losses, [3, 5])
+    np.testing.assert_allclose(weights(balancer, [1, 3]), [1.6, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(value_of(balancer, [1, 3]), math.log(5 / 16), rtol=1e-5)
+    epoch(balancer, [7, 7])  # n stays
+    np.testing.assert_allclose(weights(balancer, [1, 3]), [1.6, 0.4], rtol=1e-6)
+
+
+def test_stch_is_the_greatest_loss_for_a_small_mu_and_their_sum_for_a_great_one():
+    small, great = (started(STCH(mu, warmup=0)) for mu in (1e-4, 1e4))
+    losses = [0.3, 0.5]
+    np.testing.assert_allclose(weights(small, losses), [0, 2 / 0.5], atol=1e-6)
+    np.testing.assert_allclose(value_of(small, losses), 2 * math.log(0.5), rtol=1e-3)
+    np.testing.assert_allclose(weights(great, losses), [1 / 0.3, 1 / 0.5], rtol=1e-4)
+    # The greatest exponent is taken off: these are 9210 and -9210.
+    np.testing.assert_allclose(weights(started(STCH(1e-3, warmup=0)), [1e-4, 1e4]), [0, 2e-4])
+
+
+def test_stch_leaves_out_a_task_without_labels_and_one_better_than_its_ideal():
+    balancer = started(STCH(warmup=1, ideal=[0, 1]))
+    epoch(balancer, [2, 0], [4, 5], [0, 0])  # means (3, 5)
+    np.testing.assert_allclose(array(balancer.nadir), [3, 5])
+    for losses, expected in (([0, 3], [0, 0.5]), ([2, 0.5], [0.5, 0]), ([0, 0], [0, 0])):
+        np.testing.assert_allclose(weights(balancer, losses), expected, rtol=1e-6)
+        assert math.isfinite(value_of(balancer, losses))
+
+
 @pytest.mark.parametrize("name", balancing.BY_NAME)
 def test_every_method_has_a_name_and_survives_its_config(name):
     balancer = balancing.get(name)
@@ -173,6 +222,11 @@ def test_fixed_weights_are_one_per_task(given):
         (lambda: GradNorm(alpha=-1), "`alpha`.*-1"),
         (lambda: FAMO(learning_rate=0), "`learning_rate`.*0"),
         (lambda: RLW(seed=-1), "`seed`.*-1"),
+        (lambda: STCH(mu=0), "`mu`.*0"),
+        (lambda: STCH(warmup=-1), "`warmup`.*-1"),
+        (lambda: STCH(ideal=[0, -1]), r"`ideal\[1\]`.*-1"),
+        (lambda: STCH(preferences={"click": 0}), r"`preferences\['click'\]`.*0"),
+        (lambda: started(STCH(preferences={"click": 1})), "`preferences` should have one entry"),
     ],
 )
 def test_arguments_are_checked(make, message):

@@ -19,11 +19,18 @@ from numpy_layers import (
 
 from mtl.layers import Tower
 
+
+def lifetime_value(z):
+    p, mu, sigma = sigmoid(z[:, :1]), z[:, 1:2], np.log1p(np.exp(z[:, 2:])) + 3e-4
+    return np.concatenate([p * np.exp(mu + sigma**2 / 2), p, mu, sigma], axis=1)
+
+
 HEADS = [
     ("binary", 1, sigmoid),
     ("regression", 1, lambda z: z),
     ("multiclass", 3, softmax),
     ("multilabel", 4, sigmoid),
+    ("lifetime_value", 4, lifetime_value),
 ]
 
 

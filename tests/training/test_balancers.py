@@ -236,7 +236,7 @@ def test_another_compile_takes_another_balancer():
 
 
 @pytest.mark.skipif(toy.BACKEND != "tensorflow", reason="compiles by XLA what others always do")
-@pytest.mark.parametrize("name", ["gradnorm", "famo", "nash_mtl"])
+@pytest.mark.parametrize("name", ["gradnorm", "famo", "nash_mtl", "stch", "db_mtl"])
 def test_balancers_compile_by_xla(name):
     results = []
     for options in ({}, {"jit_compile": False}):

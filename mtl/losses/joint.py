@@ -1,9 +1,4 @@
-"""Losses over several tasks, and the mask of missing labels.
-
-A label that is NaN is missing. Models of `mtl.models` leave such rows out of their task's loss and
-metrics, whatever the loss: Keras' own, such as `keras.losses.BinaryFocalCrossentropy` or
-`keras.losses.BinaryCrossentropy(label_smoothing=0.1)`, too.
-"""
+"""Losses over several tasks, and the mask of missing labels."""
 
 from __future__ import annotations
 

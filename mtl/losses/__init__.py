@@ -1,0 +1,26 @@
+"""Losses that Keras lacks: over several tasks, of lifetime values; and the mask of missing labels.
+
+A label that is NaN is missing. Models of `mtl.models` leave such rows out of their task's loss and
+metrics, whatever the loss: Keras' own, such as `keras.losses.BinaryFocalCrossentropy` or
+`keras.losses.BinaryCrossentropy(label_smoothing=0.1)`, too.
+"""
+
+from mtl.losses.joint import (
+    FunnelLoss,
+    JointLoss,
+    MultiTaskBCE,
+    OrderPenalty,
+    mean_of_valid,
+    split_missing,
+)
+from mtl.losses.lifetime import ZeroInflatedLogNormal
+
+__all__ = [
+    "FunnelLoss",
+    "JointLoss",
+    "MultiTaskBCE",
+    "OrderPenalty",
+    "ZeroInflatedLogNormal",
+    "mean_of_valid",
+    "split_missing",
+]
