@@ -2,6 +2,7 @@
 
 from mtl.layers.calibrators import Isotonic, Platt
 from mtl.layers.dnn import DNN
+from mtl.layers.dselect_k import DSelectK
 from mtl.layers.encoder import FeatureEncoder
 from mtl.layers.experts import Experts
 from mtl.layers.extraction import Extraction
@@ -10,6 +11,7 @@ from mtl.layers.tower import Tower
 
 __all__ = [
     "DNN",
+    "DSelectK",
     "Experts",
     "Extraction",
     "FeatureEncoder",

@@ -62,6 +62,7 @@ FEW_FEATURES = {name: FEATURES[name] for name in ("age", "user", "clicks", "site
 
 DNN = {"activation": "tanh", "l2_reg": 0.1, "dropout": 0.3, "use_bn": True, "seed": 1}
 GATES = {"gate_units": [3], "gate_temperature": 0.5, "shared_gate": True}
+SELECT = {"gate": "dselect_k", "num_selected": 3, "entropy_weight": 0.1}
 ENCODER = {"l2_reg": 0.1, "seed": 1, "dense_embedding_dim": 3}
 SUBSETS = {"user": [0, 1, 4], "item": [2, 3]}
 EXTRACTION = {"num_tasks": 2, "num_experts_specific": 2, "num_experts_shared": 3}
@@ -73,6 +74,21 @@ CASES: dict[str, dict[str, Case]] = {
         "no units": Case({"units": ()}, ONE),
         "plain": Case({"units": [4], "seed": 1}, ONE),
         "full": Case({"units": [4, 3], **DNN}, ONE),
+    },
+    "DSelectK": {
+        "one expert": Case({"num_experts": 1}, ONE),
+        "plain": Case({"num_experts": 4, "seed": 1}, ONE),
+        "full": Case(
+            {
+                "num_experts": 5,
+                "num_selected": 3,
+                "units": [4],
+                "temperature": 4.0,
+                "entropy_weight": 0.1,
+                **DNN,
+            },
+            ONE,
+        ),
     },
     "Experts": {
         "no units": Case({"num_experts": 2, "units": []}, ONE),
@@ -87,7 +103,9 @@ CASES: dict[str, dict[str, Case]] = {
         "no units": Case({**EXTRACTION, "units": [], "seed": 1}, THREE),
         "plain": Case({**EXTRACTION, "units": [4], "seed": 1}, ONE),
         "three inputs": Case({**EXTRACTION, "units": [4], **GATES, **DNN}, THREE),
-        "full": Case({**EXTRACTION, "units": [4], "subsets": SUBSETS, **GATES, **DNN}, ONE),
+        "full": Case(
+            {**EXTRACTION, "units": [4], "subsets": SUBSETS, **GATES, **SELECT, **DNN}, ONE
+        ),
     },
     "FeatureEncoder": {
         "dense": Case({"feature_columns": [DenseFeat("age")]}, FEW_FEATURES),
