@@ -117,6 +117,17 @@ def mix(values: list[np.ndarray], g: np.ndarray) -> np.ndarray:
     return sum(g[:, i : i + 1] * value for i, value in enumerate(values))
 
 
+def routing(w: Weights, path: str, u: list[np.ndarray]) -> list[np.ndarray]:
+    """v_i = Σ_j z_ij W_ij u_j, or without W, with the gates that are open outside of training."""
+    z = np.clip(sigmoid(w[f"{path}/log_alpha"]) * 1.2 - 0.1, 0, 1)
+    kernel = w.get(f"{path}/kernel")
+    outputs = []
+    for i in range(len(z)):
+        sent = [u_j if kernel is None else u_j @ kernel[i, j] for j, u_j in enumerate(u)]
+        outputs.append(sum(z[i, j] * sent[j] for j in range(len(u))))
+    return outputs
+
+
 def tower(
     w: Weights, name: str, v: np.ndarray, head: Any = sigmoid, activation: Any = relu
 ) -> np.ndarray:

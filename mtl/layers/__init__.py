@@ -1,6 +1,7 @@
 """The layers that every model is built from."""
 
 from mtl.layers.calibrators import Isotonic, Platt
+from mtl.layers.connections import CrossStitchUnit, Routing
 from mtl.layers.dnn import DNN
 from mtl.layers.dselect_k import DSelectK
 from mtl.layers.encoder import FeatureEncoder
@@ -11,6 +12,7 @@ from mtl.layers.tower import Tower
 
 __all__ = [
     "DNN",
+    "CrossStitchUnit",
     "DSelectK",
     "Experts",
     "Extraction",
@@ -18,5 +20,6 @@ __all__ = [
     "Gate",
     "Isotonic",
     "Platt",
+    "Routing",
     "Tower",
 ]

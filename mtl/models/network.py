@@ -77,8 +77,8 @@ class Network:
             name += "_"
         return name
 
-    def layer(self, name: str, k: int | None = None) -> dict[str, Any]:
-        """Return name, seed and DNN options of one layer.
+    def named(self, name: str, k: int | None = None) -> dict[str, Any]:
+        """Return name and seed of one layer.
 
         Args:
             name: str. Its name, from which its seed follows.
@@ -87,7 +87,11 @@ class Network:
         """
         seed = self.seed(name if k is None else f"{name}_{k}")
         shown = name if k is None else f"{name}_{self.tasks[k].output_name}"
-        return {"name": self.layer_name(shown), "seed": seed, **self._dnn}
+        return {"name": self.layer_name(shown), "seed": seed}
+
+    def layer(self, name: str, k: int | None = None) -> dict[str, Any]:
+        """Return name and seed, as `named`, and DNN options of one layer."""
+        return {**self.named(name, k), **self._dnn}
 
     def seed(self, name: str) -> int | None:
         """Return the seed of what has that name."""

@@ -29,6 +29,7 @@ from mtl.tasks import per_task
 __all__ = [
     "GatedOptions",
     "Groups",
+    "NonNegativeFloat",
     "Options",
     "PositiveFloat",
     "PositiveInt",
