@@ -20,6 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "MMoE": {"num_experts": 3, "expert_dnn_units": (8,)},
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
+    "CrossStitch": {"column_dnn_units": (8, 5)},
 }
 # XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
 NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}
@@ -86,6 +87,17 @@ def randomize(model: Any, seed: int = 0) -> Any:
         [abs(v) if positive else v for v, positive in zip(values, variances, strict=True)]
     )
     return model
+
+
+def state(model: Any) -> list[np.ndarray]:
+    """Return the values of all variables: weights, and where random draws are."""
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
+
+
+def restore(model: Any, values: list[np.ndarray]) -> None:
+    """Give all variables the values of `state`."""
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
 
 
 def outputs(model: Any, x: dict[str, np.ndarray]) -> list[np.ndarray]:
