@@ -73,6 +73,21 @@ class GlorotNormal(keras.initializers.GlorotNormal):
 
 
 @keras.saving.register_keras_serializable(package="mtl")
+class RandomUniform(keras.initializers.RandomUniform):
+    """Keras' RandomUniform, drawn on the host as `RandomNormal`."""
+
+    def draw(self, shape: Any) -> np.ndarray:
+        """Return initial values as a numpy array."""
+        rng = np.random.default_rng(self.seed)
+        values: np.ndarray = rng.uniform(self.minval, self.maxval, shape).astype("float32")
+        return values
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """Return initial values."""
+        return ops.convert_to_tensor(self.draw(shape), dtype)
+
+
+@keras.saving.register_keras_serializable(package="mtl")
 class Given(keras.initializers.Initializer):
     """Initial values as they are given, which a configuration doesn't hold.
 

@@ -82,9 +82,50 @@ def gate(
     return softmax(dnn(w, f"{path}/dnn", v, activation) @ w[f"{path}/logits/kernel"] / temperature)
 
 
+def smooth_step(v: np.ndarray, gamma: float) -> np.ndarray:
+    inner = -2 * v**3 / gamma**3 + 3 * v / (2 * gamma) + 0.5
+    return np.where(v <= -gamma / 2, 0, np.where(v >= gamma / 2, 1, inner))
+
+
+def selectors(
+    w: Weights, path: str, v: np.ndarray, experts: int, selected: int, gamma: float = 1
+) -> np.ndarray:
+    """The choices of a DSelect-k gate `(B, k, E)`: Π over the bits of e, of S(z) or 1 - S(z)."""
+    bits = int(np.ceil(np.log2(experts)))
+    if not bits:
+        return np.ones((len(v), selected, 1))
+    v = dnn(w, f"{path}/dnn", v)
+    z = v @ w[f"{path}/selectors/kernel"] + w[f"{path}/selectors/bias"]
+    s = smooth_step(z.reshape(-1, selected, 1, bits), gamma)
+    codes = np.array([[e >> b & 1 for b in range(bits)] for e in range(experts)])
+    return np.where(codes, s, 1 - s).prod(axis=-1)
+
+
+def dselect_k(
+    w: Weights, path: str, v: np.ndarray, experts: int, selected: int, gamma: float = 1
+) -> np.ndarray:
+    r = selectors(w, path, v, experts, selected, gamma)
+    if selected == 1:
+        return r[:, 0]
+    v = dnn(w, f"{path}/dnn", v)
+    shares = softmax(v @ w[f"{path}/shares/kernel"] + w[f"{path}/shares/bias"])
+    return (shares[..., None] * r).sum(axis=1)
+
+
 def mix(values: list[np.ndarray], g: np.ndarray) -> np.ndarray:
     assert g.shape[1] == len(values)
     return sum(g[:, i : i + 1] * value for i, value in enumerate(values))
+
+
+def routing(w: Weights, path: str, u: list[np.ndarray]) -> list[np.ndarray]:
+    """v_i = Σ_j z_ij W_ij u_j, or without W, with the gates that are open outside of training."""
+    z = np.clip(sigmoid(w[f"{path}/log_alpha"]) * 1.2 - 0.1, 0, 1)
+    kernel = w.get(f"{path}/kernel")
+    outputs = []
+    for i in range(len(z)):
+        sent = [u_j if kernel is None else u_j @ kernel[i, j] for j, u_j in enumerate(u)]
+        outputs.append(sum(z[i, j] * sent[j] for j in range(len(u))))
+    return outputs
 
 
 def tower(

@@ -23,6 +23,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "DBMTL": {"bottom_dnn_units": (8,), "relation_dnn_units": (5,)},
     "PEPNet": {"scenario_feature": "user", "prior_features": ["age", "item"]},
     "STAR": {"scenario_feature": "user", "star_dnn_units": (8,), "auxiliary_dnn_units": (4,)},
+    "CrossStitch": {"column_dnn_units": (8, 5)},
+    "SNR": {"num_experts": 3, "expert_dnn_units": (8,)},
 }
 # XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
 NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}
@@ -95,6 +97,17 @@ def randomize(model: Any, seed: int = 0) -> Any:
         [abs(v) if positive else v for v, positive in zip(values, variances, strict=True)]
     )
     return model
+
+
+def state(model: Any) -> list[np.ndarray]:
+    """Return the values of all variables: weights, and where random draws are."""
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
+
+
+def restore(model: Any, values: list[np.ndarray]) -> None:
+    """Give all variables the values of `state`."""
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
 
 
 def outputs(model: Any, x: dict[str, np.ndarray]) -> list[np.ndarray]:

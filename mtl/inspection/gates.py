@@ -32,7 +32,8 @@ def gate_weights(model: MultiTaskModel, x: Any, batch_size: int = 8192) -> Weigh
         batch_size: int. Rows at once. Defaults to 8192.
 
     Returns:
-        A dict from `(level, gate)` to a DataFrame `(N, E)` whose rows sum to 1. Levels count from
+        A dict from `(level, gate)` to a DataFrame `(N, E)` whose rows sum to 1, or less of a gate
+        that selects among a number of experts other than 2, 4, 8, …. Levels count from
         1. A gate has the name of its task; the gate of MoE and those of PLE that feed the next
         level's shared experts are `"shared"`. Columns are experts, which count from 1: "expert 1",
         … in MoE and MMoE; the task's own and the shared ones, "income 1", …, "shared 1", …, in CGC

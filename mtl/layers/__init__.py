@@ -1,7 +1,9 @@
 """The layers that every model is built from."""
 
 from mtl.layers.calibrators import Isotonic, Platt
+from mtl.layers.connections import CrossStitchUnit, Routing
 from mtl.layers.dnn import DNN
+from mtl.layers.dselect_k import DSelectK
 from mtl.layers.encoder import FeatureEncoder
 from mtl.layers.experts import Experts
 from mtl.layers.extraction import Extraction
@@ -12,6 +14,8 @@ from mtl.layers.tower import Tower
 
 __all__ = [
     "DNN",
+    "CrossStitchUnit",
+    "DSelectK",
     "Experts",
     "Extraction",
     "FeatureEncoder",
@@ -20,6 +24,7 @@ __all__ = [
     "Isotonic",
     "PartitionedNormalization",
     "Platt",
+    "Routing",
     "StarDNN",
     "StarDense",
     "Tower",

@@ -1,20 +1,60 @@
-"""Dropout whose random state is saved with the model."""
+"""Dropout and noise whose random state is saved with the model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+from keras import ops
+
+from mtl import checks
+
+_EDGE = 1e-6  # from 0 and 1, where the logit has no value
 
 
-@keras.saving.register_keras_serializable(package="mtl")
-class Dropout(keras.layers.Dropout):
-    """Keras' Dropout, which goes on after loading where it was: Keras starts its seed anew."""
+class Drawn:
+    """A layer that goes on after loading where its draws were: Keras starts its seed anew."""
+
+    seed_generator: Any
 
     def save_own_variables(self, store: Any) -> None:
         """Save the state of the random generator."""
-        store["seed"] = keras.ops.convert_to_numpy(self.seed_generator.state.value)
+        store["seed"] = ops.convert_to_numpy(self.seed_generator.state.value)
 
     def load_own_variables(self, store: Any) -> None:
         """Restore the state of the random generator."""
         self.seed_generator.state.assign(store["seed"])
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class Dropout(Drawn, keras.layers.Dropout):
+    """Keras' Dropout, with a state that is saved."""
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class LogisticNoise(Drawn, keras.layers.Layer):
+    """In training, x + ln u - ln(1 - u) with u ~ U(0, 1); otherwise x.
+
+    Args:
+        seed: int or None. Seed of u. Defaults to None.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = checks.seed("seed", seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the inputs, with noise in training."""
+        if not training:
+            return inputs
+        u = keras.random.uniform(
+            ops.shape(inputs), _EDGE, 1 - _EDGE, self.compute_dtype, self.seed_generator
+        )
+        return inputs + ops.log(u) - ops.log(1 - u)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "seed": self.seed}

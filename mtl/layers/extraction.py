@@ -10,8 +10,9 @@ import numpy as np
 from keras import ops
 
 from mtl import checks
+from mtl.layers.dselect_k import gate_of
 from mtl.layers.experts import Experts
-from mtl.layers.gate import Gate, mix
+from mtl.layers.gate import mix
 from mtl.seeds import derive_seed
 
 
@@ -41,6 +42,9 @@ class Extraction(keras.layers.Layer):
         subsets: dict or None. Columns of x by the subset's name, as in `Experts`: each task has
             `num_experts_specific` experts for every subset, and there are `num_experts_shared`
             shared ones for every subset. The gates see all of x. Defaults to None.
+        gate: str. "softmax" for `Gate`, "dselect_k" for `DSelectK`. Defaults to `"softmax"`.
+        num_selected: int or None. As in `DSelectK`, and for it alone. Defaults to None.
+        entropy_weight: float. As in `DSelectK`, and for it alone. Defaults to 0.
         **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
 
     Raises:
@@ -75,6 +79,9 @@ class Extraction(keras.layers.Layer):
         use_bn: bool = False,
         seed: int | None = None,
         subsets: Mapping[str, Sequence[int]] | None = None,
+        gate: str = "softmax",
+        num_selected: int | None = None,
+        entropy_weight: float = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -83,8 +90,13 @@ class Extraction(keras.layers.Layer):
             "num_experts_specific", num_experts_specific
         )
         self.num_experts_shared = checks.positive_int("num_experts_shared", num_experts_shared)
-        self.gate_units = checks.units("gate_units", gate_units)
-        self.gate_temperature = checks.positive_float("gate_temperature", gate_temperature)
+        self._gating: dict[str, Any] = {
+            "gate": gate,
+            "gate_units": list(checks.units("gate_units", gate_units)),
+            "gate_temperature": checks.positive_float("gate_temperature", gate_temperature),
+            "num_selected": checks.positive_int_or_none("num_selected", num_selected),
+            "entropy_weight": checks.non_negative_float("entropy_weight", entropy_weight),
+        }
         self.shared_gate = bool(shared_gate)
         self.seed = checks.seed("seed", seed)
         common = {
@@ -108,12 +120,11 @@ class Extraction(keras.layers.Layer):
         if self.shared_gate:
             mixed.append(self.experts.num_experts)
         self.gates = [
-            Gate(
+            gate_of(
                 size,
-                self.gate_units,
-                self.gate_temperature,
                 seed=derive_seed(self.seed, "gate", k),
                 name=f"gate_{k}" if k < self.num_tasks else "gate_shared",
+                **self._gating,
                 **common,
             )
             for k, size in enumerate(mixed)
@@ -255,9 +266,8 @@ class Extraction(keras.layers.Layer):
             "num_tasks": self.num_tasks,
             "num_experts_specific": self.num_experts_specific,
             "num_experts_shared": self.num_experts_shared,
-            "gate_units": list(self.gate_units),
-            "gate_temperature": self.gate_temperature,
             "shared_gate": self.shared_gate,
+            **self._gating,
             **{key: experts[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
             "seed": self.seed,
             "subsets": experts["subsets"],

@@ -65,8 +65,80 @@ def _jax_mix() -> Any:
     return mixed
 
 
+class Gating(keras.layers.Layer):
+    """What gates have in common: linear layers on the input, or on a DNN of it.
+
+    Args:
+        num_experts: int. Number E of experts to weigh.
+        units: list of int or None. Widths of the DNN; none, or None, is the input itself.
+        temperature: float above 0.
+        seed: int or None. Seed of weights and dropout.
+        dnn: dict of the other options of the DNN.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+    """
+
+    weighs_experts = True  # for mtl.inspection
+
+    def __init__(
+        self,
+        num_experts: int,
+        units: Sequence[int] | None,
+        temperature: float,
+        seed: int | None,
+        dnn: dict[str, Any],
+        task_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.task_name = task_name
+        self.num_experts = checks.positive_int("num_experts", num_experts)
+        self.temperature = checks.positive_float("temperature", temperature)
+        self.seed = checks.seed("seed", seed)
+        self.dnn = DNN(
+            units or (),
+            seed=derive_seed(self.seed, "dnn"),
+            dtype=self.dtype_policy,
+            name="dnn",
+            **dnn,
+        )
+
+    def _linear(self) -> list[keras.layers.Layer]:
+        """Return the layers on top of the DNN."""
+        raise NotImplementedError
+
+    def _wide(self, logits: Any) -> Any:
+        """Return logits in single precision at least.
+
+        In half precision a low temperature would overflow, and inf - inf is NaN.
+        """
+        return ops.cast(logits, keras.backend.result_type(self.compute_dtype, "float32"))
+
+    def build(self, input_shape: Any) -> None:
+        """Build the DNN and the linear layers."""
+        self.dnn.build(input_shape)
+        for layer in self._linear():
+            layer.build(self.dnn.compute_output_shape(input_shape))
+        self.built = True
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Return `(B, E)`."""
+        return (*input_shape[:-1], self.num_experts)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        dnn = self.dnn.get_config()
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "temperature": self.temperature,
+            **{key: dnn[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
+            "seed": self.seed,
+            "task_name": self.task_name,
+        }
+
+
 @keras.saving.register_keras_serializable(package="mtl")
-class Gate(keras.layers.Layer):
+class Gate(Gating):
     """A gating network, g = softmax(W h / τ), where h is the input or a DNN of it.
 
     Linear without bias by default, as in the MMoE and PLE papers.
@@ -101,8 +173,6 @@ class Gate(keras.layers.Layer):
           Mixture-of-Experts, KDD 2018
     """
 
-    weighs_experts = True  # for mtl.inspection
-
     def __init__(
         self,
         num_experts: int,
@@ -116,21 +186,8 @@ class Gate(keras.layers.Layer):
         task_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.num_experts = checks.positive_int("num_experts", num_experts)
-        self.temperature = checks.positive_float("temperature", temperature)
-        self.seed = checks.seed("seed", seed)
-        self.task_name = task_name
-        self.dnn = DNN(
-            units or (),
-            activation=activation,
-            l2_reg=l2_reg,
-            dropout=dropout,
-            use_bn=use_bn,
-            seed=derive_seed(self.seed, "dnn"),
-            dtype=self.dtype_policy,
-            name="dnn",
-        )
+        dnn = {"activation": activation, "l2_reg": l2_reg, "dropout": dropout, "use_bn": use_bn}
+        super().__init__(num_experts, units, temperature, seed, dnn, task_name, **kwargs)
         self.logits = keras.layers.Dense(
             self.num_experts,
             use_bias=False,
@@ -139,34 +196,13 @@ class Gate(keras.layers.Layer):
             name="logits",
         )
 
-    def build(self, input_shape: Any) -> None:
-        """Build the DNN and the softmax layer."""
-        self.dnn.build(input_shape)
-        self.logits.build(self.dnn.compute_output_shape(input_shape))
-        self.built = True
+    def _linear(self) -> list[keras.layers.Layer]:
+        return [self.logits]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the experts' weights."""
-        logits = self.logits(self.dnn(inputs, training=training))
-        # In half precision a low temperature would overflow, and inf - inf is NaN.
-        wide = keras.backend.result_type(self.compute_dtype, "float32")
-        logits = ops.cast(logits, wide) / self.temperature
+        h = self.dnn(inputs, training=training)
+        logits = self._wide(self.logits(h)) / self.temperature
         # A single expert weighs 1; Keras' softmax of one logit warns.
         weights = ops.softmax(logits, axis=-1) if self.num_experts > 1 else logits * 0 + 1
         return ops.cast(weights, self.compute_dtype)
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Return `(B, E)`."""
-        return (*input_shape[:-1], self.num_experts)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        dnn = self.dnn.get_config()
-        return {
-            **super().get_config(),
-            "num_experts": self.num_experts,
-            "temperature": self.temperature,
-            **{key: dnn[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
-            "seed": self.seed,
-            "task_name": self.task_name,
-        }

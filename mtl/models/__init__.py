@@ -2,6 +2,7 @@
 
 from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.cgc import CGC
+from mtl.models.cross_stitch import CrossStitch
 from mtl.models.dbmtl import DBMTL
 from mtl.models.esmm import ESMM
 from mtl.models.mmoe import MMoE
@@ -9,6 +10,7 @@ from mtl.models.moe import MoE
 from mtl.models.pepnet import PEPNet
 from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
+from mtl.models.snr import SNR
 from mtl.models.star import STAR
 from mtl.training.extract import extract_task
 
@@ -20,8 +22,10 @@ __all__ = [
     "CGC",
     "PLE",
     "ESMM",
+    "CrossStitch",
     "DBMTL",
     "PEPNet",
+    "SNR",
     "STAR",
     "extract_task",
     "from_deepctr",

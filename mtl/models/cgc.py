@@ -7,13 +7,11 @@ from typing import Any
 from mtl.layers import Extraction
 from mtl.models.network import Network
 from mtl.models.options import (
+    GatedOptions,
     Groups,
-    Options,
-    PositiveFloat,
     PositiveInt,
     Towers,
     Units,
-    UnitsOrNone,
     Unpack,
     Widths,
     model,
@@ -36,10 +34,8 @@ def CGC(
     num_experts_shared: PositiveInt = 4,
     expert_dnn_units: Units = (64, 64),
     expert_features: Groups = None,
-    gate_dnn_units: UnitsOrNone = None,
-    gate_temperature: PositiveFloat = 1.0,
     tower_dnn_units_lists: Towers = per_task(16, 16),
-    **options: Unpack[Options],
+    **options: Unpack[GatedOptions],
 ) -> MultiTaskModel:
     """Build a customized gate control model: PLE with one level.
 
@@ -56,12 +52,9 @@ def CGC(
             features. "group_name" groups features by the `group_name` of their columns; numeric
             ones, which have none, are in "default_group". Defaults to None: every expert sees all
             features.
-        gate_dnn_units: list of int or None. Widths of a DNN in each gate before its softmax layer.
-            Defaults to None: a linear gate, as in the paper.
-        gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
         tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
             Defaults to (16, 16) for every task.
-        **options: what every model takes (see `mtl.models.options.Options`).
+        **options: what models with gates take (see `mtl.models.options.GatedOptions`).
 
     References:
         - Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL)
@@ -69,15 +62,15 @@ def CGC(
     """
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
     groups = net.groups(expert_features, expert_dnn_units)
+    gates = net.gates(num_experts_specific + num_experts_shared, groups)
     x = net.encode()
     z = Extraction(
         len(net.tasks),
         num_experts_specific,
         num_experts_shared,
         expert_dnn_units,
-        gate_dnn_units,
-        gate_temperature,
         subsets=groups,
+        **gates,
         **net.layer("extraction_1"),
     )(x)
     return net.model(net.towers(z))

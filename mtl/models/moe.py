@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from mtl.layers import Experts, Gate
+from mtl.layers import Experts
+from mtl.layers.dselect_k import gate_of
 from mtl.layers.gate import mix
 from mtl.models.network import Network
 from mtl.models.options import (
+    GatedOptions,
     Groups,
-    Options,
-    PositiveFloat,
     PositiveInt,
     Towers,
     Units,
-    UnitsOrNone,
     Unpack,
     Widths,
     model,
@@ -30,10 +29,8 @@ def MoE(
     num_experts: PositiveInt = 4,
     expert_dnn_units: Units = (32, 32),
     expert_features: Groups = None,
-    gate_dnn_units: UnitsOrNone = None,
-    gate_temperature: PositiveFloat = 1.0,
     tower_dnn_units_lists: Towers = per_task(16, 8),
-    **options: Unpack[Options],
+    **options: Unpack[GatedOptions],
 ) -> MultiTaskModel:
     """Build a one-gate mixture of experts (OMoE): all tasks share the mixture.
 
@@ -48,12 +45,9 @@ def MoE(
             no group reaches the gates only, for these see all features. "group_name" groups
             features by the `group_name` of their columns; numeric ones, which have none, are in
             "default_group". Defaults to None: every expert sees all features.
-        gate_dnn_units: list of int or None. Widths of a DNN in the gate before its softmax layer.
-            Defaults to None: a linear gate, as in the paper.
-        gate_temperature: float above 0. Divides the gate's logits. Defaults to 1.
         tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
             Defaults to (16, 8) for every task.
-        **options: what every model takes (see `mtl.models.options.Options`).
+        **options: what models with gates take (see `mtl.models.options.GatedOptions`).
 
     References:
         - Jacobs et al., Adaptive Mixtures of Local Experts, Neural Computation 1991
@@ -61,8 +55,9 @@ def MoE(
     """
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
     groups = net.groups(expert_features, expert_dnn_units)
+    gates = net.gates(num_experts, groups)
     x = net.encode()
     experts = Experts(num_experts, expert_dnn_units, subsets=groups, **net.layer("experts"))
-    gate = Gate(experts.num_experts, gate_dnn_units, gate_temperature, **net.layer("gate"))
+    gate = gate_of(experts.num_experts, **gates, **net.layer("gate"))
     z = mix(experts(x), gate(x))
     return net.model(net.towers([z] * len(net.tasks)))

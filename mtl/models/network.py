@@ -12,9 +12,10 @@ from mtl import checks
 from mtl.features import check_columns, model_inputs
 from mtl.layers import FeatureEncoder, Tower
 from mtl.layers.dropout import Dropout
+from mtl.layers.dselect_k import check_gate
 from mtl.layers.encoder import layout
 from mtl.models.groups import expert_subsets
-from mtl.models.options import DEFAULTS, Groups, Options, Towers, Unpack
+from mtl.models.options import DEFAULTS, GatedOptions, Groups, Towers, Unpack
 from mtl.seeds import derive_seed
 from mtl.tasks import resolve_tasks, tower_units
 from mtl.training import MultiTaskModel
@@ -30,7 +31,7 @@ class Network:
     Args:
         dnn_feature_columns: list of feature columns.
         tower_dnn_units_lists: list of lists of int, one per task, or a default by `per_task`.
-        **options: what every model takes (see `mtl.models.options.Options`), checked by `@model`.
+        **options: what models take (see `mtl.models.options.GatedOptions`), checked by `@model`.
 
     Attributes:
         columns: list of checked feature columns.
@@ -43,7 +44,10 @@ class Network:
     """
 
     def __init__(
-        self, dnn_feature_columns: Any, tower_dnn_units_lists: Towers, **options: Unpack[Options]
+        self,
+        dnn_feature_columns: Any,
+        tower_dnn_units_lists: Towers,
+        **options: Unpack[GatedOptions],
     ) -> None:
         given: dict[str, Any] = {**DEFAULTS, **options}
         self.columns = check_columns(dnn_feature_columns)
@@ -97,6 +101,19 @@ class Network:
     def groups(self, expert_features: Groups, units: Sequence[int] | None) -> Any:
         """Return the `subsets` of experts of these widths that `expert_features` asks for."""
         return expert_subsets(self.columns, self.dense_embedding_dim, expert_features, units)
+
+    def gates(self, num_experts: int, groups: Any = None) -> dict[str, Any]:
+        """Return what the options say of gates, as `Extraction` and `gate_of` take it.
+
+        Args:
+            num_experts: int. How many experts, of each group, a gate weighs at least.
+            groups: what `groups` returned, or None. Defaults to None.
+        """
+        given = self._given
+        kind = {key: given[key] for key in ("gate", "num_selected", "entropy_weight")}
+        check_gate(num_experts * (len(groups) if groups else 1), **kind)
+        dnn, temperature = given["gate_dnn_units"], given["gate_temperature"]
+        return {"gate_units": dnn, "gate_temperature": temperature, **kind}
 
     def encode(self, name: str = "encoder", features: Sequence[str] | None = None) -> Any:
         """Return encoded features x `(B, D)`, from tables of their own for each name.

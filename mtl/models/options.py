@@ -8,16 +8,28 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
 from types import MappingProxyType
-from typing import Annotated, Any, TypedDict, TypeVar, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypedDict,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import keras
 from typing_extensions import Unpack
 
 from mtl import checks
+from mtl.layers.dselect_k import GATES
 from mtl.tasks import per_task
 
 __all__ = [
+    "GatedOptions",
     "Groups",
+    "NonNegativeFloat",
     "Options",
     "PositiveFloat",
     "PositiveInt",
@@ -41,6 +53,7 @@ Seed = Annotated[int | None, checks.seed]
 Units = Annotated[Sequence[int], checks.units]
 UnitsOrNone = Annotated[Sequence[int] | None, checks.units]
 Activation = Annotated[Any, checks.activation]
+GateKind = Annotated[Literal["softmax", "dselect_k"], checks.one_of(*GATES)]
 # Checked by Network, which knows the tasks and the features.
 Towers = Sequence[Sequence[int]]
 Groups = Mapping[str, Sequence[str]] | str | None
@@ -84,8 +97,37 @@ class Options(TypedDict, total=False):
     name: str | None
 
 
+class GatedOptions(Options, total=False):
+    """What models whose gates mix experts take besides.
+
+    Args:
+        gate: str. "softmax", gates g = softmax(W x / τ) that weigh all experts; or "dselect_k",
+            gates that come to select k of them for an example (Hazimeh et al., NeurIPS 2021; see
+            `mtl.layers.DSelectK`). Defaults to "softmax".
+        num_selected: int or None. The k of "dselect_k". Defaults to None: 2, or 1 of one expert.
+        entropy_weight: float. With "dselect_k", weight of the entropy of each gate's selectors in
+            the loss: the greater, the sooner they choose. Defaults to 0.
+        gate_dnn_units: list of int or None. Widths of a DNN in each gate before its linear layer.
+            Defaults to None: a linear gate, as in the papers.
+        gate_temperature: float above 0. Divides the gates' logits: τ of a softmax, γ of the smooth
+            step of "dselect_k". Defaults to 1.
+    """
+
+    gate: GateKind
+    num_selected: PositiveIntOrNone
+    entropy_weight: NonNegativeFloat
+    gate_dnn_units: UnitsOrNone
+    gate_temperature: PositiveFloat
+
+
+# Of all options, in the order in which they are shown.
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
+        "gate": "softmax",
+        "num_selected": None,
+        "entropy_weight": 0,
+        "gate_dnn_units": None,
+        "gate_temperature": 1.0,
         "num_tasks": None,
         "task_types": None,
         "task_names": None,
@@ -136,7 +178,8 @@ def model(
     """Return a decorator that makes a function a factory of the zoo.
 
     It checks the arguments by their annotations before anything is built, and writes each option
-    of `Options`, with its default, into the signature and the docstring that `help` shows. The
+    that `**options` stands for, `Options` or `GatedOptions`, with its default, into the signature
+    and the docstring that `help` shows. The
     benchmark, its tuner and the tests of what every model does find a factory by its name in
     `mtl.models.__all__`, and by the attributes `search`, `funnel` and `needs`: for each thing that
     must be given, the parameters that do, of which one is enough. A parameter without a default
@@ -153,8 +196,10 @@ def model(
     """
 
     def decorate(factory: F) -> F:
-        hints = get_type_hints(Options, include_extras=True)
-        hints |= get_type_hints(factory, include_extras=True)
+        hints = get_type_hints(factory, include_extras=True)
+        (kind,) = get_args(hints.pop("options"))
+        options = get_type_hints(kind, include_extras=True)
+        hints = {**options, **hints}
         check = {key: hint.__metadata__[0] for key, hint in hints.items() if _is_checked(hint)}
         # As plain types: what checks a value is nothing to read.
         types = {key: hint.__origin__ if key in check else hint for key, hint in hints.items()}
@@ -166,6 +211,7 @@ def model(
         shared = [
             inspect.Parameter(key, first.KEYWORD_ONLY, default=value, annotation=types[key])
             for key, value in {**DEFAULTS, **defaults}.items()
+            if key in options
         ]
         known = {p.name: p.default for p in (*own, *shared)}
         required = [p.name for p in own if p.default is p.empty]
@@ -189,7 +235,7 @@ def model(
         shown.__signature__ = inspect.Signature(
             [first, *own, *shared], return_annotation=types.get("return", inspect.Signature.empty)
         )
-        shown.__doc__ = _documented(factory.__doc__ or "")
+        shown.__doc__ = _documented(factory.__doc__ or "", kind)
         shown.search, shown.funnel, shown.needs = dict(search), funnel, needs
         return shown  # type: ignore[no-any-return]
 
@@ -220,12 +266,13 @@ def _missing(factory: str, types: Mapping[str, Any]) -> str:
     return f"{factory}() missing required keyword argument {expected}"
 
 
-def _documented(doc: str) -> str:
+def _documented(doc: str, options: type) -> str:
     """Return a factory's docstring with the options in place of `**options`."""
     if not doc:  # as under python -OO
         return doc
     entries: dict[str, list[str]] = {}
-    for line in inspect.cleandoc(Options.__doc__ or "").split("Args:\n")[1].splitlines():
+    own = [inspect.cleandoc(kind.__doc__ or "") for kind in dict.fromkeys([options, Options])]
+    for line in "\n".join(text.split("Args:\n")[1] for text in own).splitlines():
         if not line.startswith("     "):
             entries[line.split(":")[0].strip()] = [line]
         else:

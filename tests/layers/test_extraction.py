@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import reference as ref
 from keras import ops
 from numpy_layers import assert_close, copy_of, draw, experts, f64, gate, randomize, total
 
@@ -27,6 +28,20 @@ def reference(layer, inputs):
         g = gate(layer.gates[T], inputs[T])
         outputs.append(sum(g[:, [i]] * e[:, i] for i in range(len(owners))))
     return outputs
+
+
+def test_gates_that_select():
+    layer = built(2, 1, 2, shared_gate=True, gate="dselect_k", gate_temperature=3)
+    assert [gate.num_selected for gate in layer.gates] == [2, 2, 2]
+    constant_experts(layer)
+    xs = [draw(6, 5, seed=i) for i in range(3)]
+    w = ref.weights(layer)
+    for k, (name, values) in enumerate(
+        {"gate_0": [1, 3, 4], "gate_1": [2, 3, 4], "gate_shared": [1, 2, 3, 4]}.items()
+    ):
+        g = ref.dselect_k(w, f"{layer.name}/{name}", xs[k].astype("float64"), len(values), 2, 3)
+        assert_close(layer(xs)[k], np.repeat(g @ np.array(values)[:, None], 4, axis=1))
+    assert len(layer.losses) == 2  # of the gates over three experts
 
 
 def assert_all_close(outputs, expected):

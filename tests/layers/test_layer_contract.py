@@ -29,6 +29,7 @@ ROWS = 6
 ONE = draw(ROWS, 5)
 SCENARIOS = [draw(ROWS, 5), np.array([[0], [1], [0], [9], [2], [-1]], "int32")]
 PAIR = [draw(ROWS, 5), draw(ROWS, 3, seed=1)]
+STACK = draw(ROWS, 3, 5)
 THREE = [draw(ROWS, 5, seed=i) for i in range(3)]
 RATE = np.linspace(0, 1, ROWS, dtype="float32")[:, None]
 
@@ -64,6 +65,7 @@ FEW_FEATURES = {name: FEATURES[name] for name in ("age", "user", "clicks", "site
 
 DNN = {"activation": "tanh", "l2_reg": 0.1, "dropout": 0.3, "use_bn": True, "seed": 1}
 GATES = {"gate_units": [3], "gate_temperature": 0.5, "shared_gate": True}
+SELECT = {"gate": "dselect_k", "num_selected": 3, "entropy_weight": 0.1}
 ENCODER = {"l2_reg": 0.1, "seed": 1, "dense_embedding_dim": 3}
 SUBSETS = {"user": [0, 1, 4], "item": [2, 3]}
 EXTRACTION = {"num_tasks": 2, "num_experts_specific": 2, "num_experts_shared": 3}
@@ -71,10 +73,29 @@ HEAD = {"task_type": "multiclass", "num_outputs": 3, "task_name": "first task"}
 
 # By layer: "full" gives each argument of the constructor a value that isn't its default.
 CASES: dict[str, dict[str, Case]] = {
+    "CrossStitchUnit": {
+        "plain": Case({"num_outputs": 3}, STACK),
+        "full": Case({"num_outputs": 2, "per_channel": True}, STACK),
+    },
     "DNN": {
         "no units": Case({"units": ()}, ONE),
         "plain": Case({"units": [4], "seed": 1}, ONE),
         "full": Case({"units": [4, 3], **DNN}, ONE),
+    },
+    "DSelectK": {
+        "one expert": Case({"num_experts": 1}, ONE),
+        "plain": Case({"num_experts": 4, "seed": 1}, ONE),
+        "full": Case(
+            {
+                "num_experts": 5,
+                "num_selected": 3,
+                "units": [4],
+                "temperature": 4.0,
+                "entropy_weight": 0.1,
+                **DNN,
+            },
+            ONE,
+        ),
     },
     "Experts": {
         "no units": Case({"num_experts": 2, "units": []}, ONE),
@@ -89,7 +110,9 @@ CASES: dict[str, dict[str, Case]] = {
         "no units": Case({**EXTRACTION, "units": [], "seed": 1}, THREE),
         "plain": Case({**EXTRACTION, "units": [4], "seed": 1}, ONE),
         "three inputs": Case({**EXTRACTION, "units": [4], **GATES, **DNN}, THREE),
-        "full": Case({**EXTRACTION, "units": [4], "subsets": SUBSETS, **GATES, **DNN}, ONE),
+        "full": Case(
+            {**EXTRACTION, "units": [4], "subsets": SUBSETS, **GATES, **SELECT, **DNN}, ONE
+        ),
     },
     "FeatureEncoder": {
         "dense": Case({"feature_columns": [DenseFeat("age")]}, FEW_FEATURES),
@@ -128,6 +151,10 @@ CASES: dict[str, dict[str, Case]] = {
     "StarDense": {
         "full": Case({"num_scenarios": 3, "units": 4, "l2_reg": 0.1, "seed": 1}, SCENARIOS),
     },
+    "Routing": {
+        "plain": Case({"num_outputs": 2, "seed": 1}, STACK),
+        "full": Case({"num_outputs": 4, "connection": "aver", "penalty": 0.1, "seed": 1}, STACK),
+    },
     "Tower": {
         "plain": Case({"seed": 1}, ONE),
         "full": Case({"units": [4], **HEAD, **DNN}, ONE),
@@ -149,6 +176,11 @@ class Subject:
         self.name = name
         self.type = getattr(mtl.layers, name)
         self.arguments, self._inputs = CASES[name][case]
+
+    @property
+    def draws(self):
+        """Whether it draws anew in each call in training."""
+        return self.name == "Routing" or bool(self.arguments.get("dropout"))
 
     @property
     def normalises(self):
@@ -300,7 +332,7 @@ def test_the_seed_tells_the_weights_and_what_is_dropped(subject):
     unseeded = [subject.built(seed=None) for _ in range(2)]
     for pair in ((one, other), unseeded):
         for a, b in zip(pair[0].weights, pair[1].weights, strict=True):
-            drawn = np.ptp(ops.convert_to_numpy(a)) > 0
+            drawn = np.ptp(ops.convert_to_numpy(a)) > 0 and not a.path.endswith("/alpha")
             assert drawn == bool(re.search("kernel|table", a.path)), a.path
             assert np.array_equal(*arrays([a, b])) != drawn, a.path
     x = tensors(subject.inputs())
@@ -308,7 +340,7 @@ def test_the_seed_tells_the_weights_and_what_is_dropped(subject):
     dropped = [arrays(layer(x, training=True)) for layer in (one, again, other)]
     same(dropped[0], dropped[1])
     for a, b in zip(dropped[0], dropped[2], strict=True):
-        assert np.array_equal(a, b) != bool(subject.arguments.get("dropout"))
+        assert np.array_equal(a, b) != subject.draws
 
 
 @each_case
@@ -319,8 +351,7 @@ def test_training_is_an_argument_and_off_by_default(subject):
     same(calm, layer(x, training=None))
     weights = layer.get_weights()
     for a, b in zip(arrays(calm), arrays(layer(x, training=True)), strict=True):
-        differs = subject.normalises or bool(subject.arguments.get("dropout"))
-        assert np.array_equal(a, b) != differs
+        assert np.array_equal(a, b) != (subject.normalises or subject.draws)
     changed = [
         weight.path.rsplit("/", 1)[1]
         for weight, before in zip(layer.weights, weights, strict=True)

@@ -28,6 +28,8 @@ PLE(columns, num_levels="2")
 MMoE(columns, dnn_dropout="0.1")
 MMoE(columns, expert_dnn_units=None)
 MMoE(columns, 2)
+MMoE(columns, gate="dselect_k", num_select=2)
+MMoE(columns, gate="dselect")
 """
 
 
@@ -56,6 +58,8 @@ def test_a_type_checker_reports_misspelled_and_mistyped_arguments(tmp_path: Path
         11: 'Argument "dnn_dropout" to "MMoE" has incompatible type "str"; expected "float"',
         12: 'Argument "expert_dnn_units" to "MMoE" has incompatible type "None"',
         13: 'Too many positional arguments for "MMoE"',
+        14: 'keyword argument "num_select" for "MMoE"; did you mean "num_selected"?',
+        15: 'Argument "gate" to "MMoE" has incompatible type',
     }
     assert lines.keys() == expected.keys(), result.stdout + result.stderr
     for number, message in expected.items():
