@@ -5,6 +5,7 @@ from mtl.layers.dnn import DNN
 from mtl.layers.encoder import FeatureEncoder
 from mtl.layers.experts import Experts
 from mtl.layers.extraction import Extraction
+from mtl.layers.fusion import Fusion
 from mtl.layers.gate import Gate
 from mtl.layers.tower import Tower
 
@@ -13,6 +14,7 @@ __all__ = [
     "Experts",
     "Extraction",
     "FeatureEncoder",
+    "Fusion",
     "Gate",
     "Isotonic",
     "Platt",

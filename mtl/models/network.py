@@ -14,6 +14,7 @@ from mtl.layers.dropout import Dropout
 from mtl.layers.encoder import layout
 from mtl.models.groups import expert_subsets
 from mtl.models.options import DEFAULTS, Groups, Options, Towers, Unpack
+from mtl.names import distinct
 from mtl.seeds import derive_seed
 from mtl.tasks import resolve_tasks, tower_units
 from mtl.training import MultiTaskModel
@@ -69,9 +70,7 @@ class Network:
 
     def layer_name(self, name: str) -> str:
         """Return a layer's name, made different from every input and task: users name those."""
-        while name in self._taken:
-            name += "_"
-        return name
+        return distinct(name, self._taken)
 
     def layer(self, name: str, k: int | None = None) -> dict[str, Any]:
         """Return name, seed and DNN options of one layer.
