@@ -18,6 +18,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "SharedBottom": {"bottom_dnn_units": (8,)},
     "MoE": {"num_experts": 3, "expert_dnn_units": (8,)},
     "MMoE": {"num_experts": 3, "expert_dnn_units": (8,)},
+    "AdaTT": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8, 6)},
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
 }

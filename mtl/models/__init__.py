@@ -1,6 +1,7 @@
 """The model zoo: one factory per paper, each returning a `MultiTaskModel`."""
 
 from mtl.migrate.from_deepctr import from_deepctr
+from mtl.models.adatt import AdaTT
 from mtl.models.cgc import CGC
 from mtl.models.esmm import ESMM
 from mtl.models.mmoe import MMoE
@@ -10,4 +11,14 @@ from mtl.models.shared_bottom import SharedBottom
 from mtl.training.extract import extract_task
 
 # In the order of tables.
-__all__ = ["SharedBottom", "MoE", "MMoE", "CGC", "PLE", "ESMM", "extract_task", "from_deepctr"]
+__all__ = [
+    "SharedBottom",
+    "MoE",
+    "MMoE",
+    "CGC",
+    "PLE",
+    "ESMM",
+    "AdaTT",
+    "extract_task",
+    "from_deepctr",
+]

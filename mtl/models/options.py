@@ -18,6 +18,7 @@ from mtl.tasks import per_task
 
 __all__ = [
     "Groups",
+    "NonNegativeInt",
     "Options",
     "PositiveFloat",
     "PositiveInt",
@@ -32,6 +33,7 @@ __all__ = [
 
 # A type as users and type checkers see it, and the function that checks a value of it.
 PositiveInt = Annotated[int, checks.positive_int]
+NonNegativeInt = Annotated[int, checks.non_negative_int]
 PositiveIntOrNone = Annotated[int | None, checks.positive_int_or_none]
 PositiveFloat = Annotated[float, checks.positive_float]
 NonNegativeFloat = Annotated[float, checks.non_negative_float]
