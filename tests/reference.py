@@ -16,9 +16,9 @@ def weights(model: Any) -> Weights:
     }
 
 
-def encode(model: Any, x: dict[str, np.ndarray]) -> np.ndarray:
+def encode(model: Any, x: dict[str, np.ndarray], name: str = "encoder") -> np.ndarray:
     """Return embeddings, then the mean of the sequence's without padding, then dense values."""
-    embeddings = model.get_layer("encoder").embeddings
+    embeddings = model.get_layer(name).embeddings
     user, item = embeddings("user").astype("float64"), embeddings("item").astype("float64")
     mask = (x["history"] != 0)[..., None]
     history = (item[x["history"]] * mask).sum(1) / np.maximum(mask.sum(1), 1)

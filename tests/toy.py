@@ -21,6 +21,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "AdaTT": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8, 6)},
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
+    "STEM": {
+        "num_experts_specific": 2,
+        "num_experts_shared": 1,
+        "expert_dnn_units": (8,),
+        "gate_dnn_units": (4,),
+    },
 }
 # XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
 NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}

@@ -8,6 +8,7 @@ from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
 from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
+from mtl.models.stem import STEM
 from mtl.training.extract import extract_task
 
 # In the order of tables.
@@ -19,6 +20,7 @@ __all__ = [
     "PLE",
     "ESMM",
     "AdaTT",
+    "STEM",
     "extract_task",
     "from_deepctr",
 ]

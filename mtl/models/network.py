@@ -92,25 +92,33 @@ class Network:
         """Return the `subsets` of experts of these widths that `expert_features` asks for."""
         return expert_subsets(self.columns, self.dense_embedding_dim, expert_features, units)
 
-    def encode(self, name: str = "encoder", features: Sequence[str] | None = None) -> Any:
+    def encode(
+        self,
+        name: str = "encoder",
+        features: Sequence[str] | None = None,
+        k: int | None = None,
+    ) -> Any:
         """Return encoded features x `(B, D)`, from tables of their own for each name.
 
         Args:
             name: str. Name of the layer, from which the seed of its tables follows.
             features: list of feature names, or None. Defaults to None: all of them.
+            k: int or None. Index of the task that has these tables for itself, as in `layer`.
+                Defaults to None.
         """
+        own = self.layer(name, k)
         columns = [c for c in self.columns if features is None or c.name in features]
         inputs = {spec.name: self._input(spec) for spec in model_inputs(columns)}
         x = FeatureEncoder(
             columns,
             l2_reg=self._given["l2_reg_embedding"],
-            seed=self.seed(name),
+            seed=own["seed"],
             dense_embedding_dim=self.dense_embedding_dim,
-            name=self.layer_name(name),
+            name=own["name"],
         )(inputs)
         if rate := self._given["embedding_dropout"]:
-            drop = "embedding_dropout" if name == "encoder" else f"{name}_dropout"
-            x = Dropout(rate, seed=self.seed(drop), name=self.layer_name(drop))(x)
+            drop = self.layer("embedding_dropout" if name == "encoder" else f"{name}_dropout", k)
+            x = Dropout(rate, seed=drop["seed"], name=drop["name"])(x)
         self._encoded.append((x, layout(columns, self.dense_embedding_dim)))
         return x
 

@@ -78,6 +78,7 @@ INTEGERS = {
     "MMoE": ["num_experts"],
     "CGC": ["num_experts_specific", "num_experts_shared"],
     "PLE": ["num_experts_specific", "num_experts_shared", "num_levels"],
+    "STEM": ["num_experts_specific", "num_experts_shared", "num_levels"],
 }
 GATED = [*INTEGERS, "AdaTT"]
 UNITS = {
