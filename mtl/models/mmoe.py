@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras import ops
+
 from mtl.layers import Experts, Gate
 from mtl.layers.gate import mix
 from mtl.models.network import Network
 from mtl.models.options import (
+    Embeddings,
     Groups,
     Options,
     PositiveFloat,
@@ -30,6 +33,7 @@ def MMoE(
     num_experts: PositiveInt = 4,
     expert_dnn_units: Units = (32, 32),
     expert_features: Groups = None,
+    embeddings: Embeddings = "shared",
     gate_dnn_units: UnitsOrNone = None,
     gate_temperature: PositiveFloat = 1.0,
     tower_dnn_units_lists: Towers = per_task(16, 8),
@@ -48,6 +52,12 @@ def MMoE(
             no group reaches the gates only, for these see all features. "group_name" groups
             features by the `group_name` of their columns; numeric ones, which have none, are in
             "default_group". Defaults to None: every expert sees all features.
+        embeddings: str. "shared": one set of tables of embeddings, for all. "per_task": each task k
+            has tables of its own, whose encoding x_k stands in place of x in its equation: its gate
+            reads it, and so do the experts, which stay common to all, for this task.
+            "shared_and_per_task": x_k is the sum of a task's own and a shared encoding, as for the
+            gates of STEM. STEM's paper compares with such models, but leaves open how they use
+            their tables. Defaults to "shared".
         gate_dnn_units: list of int or None. Widths of a DNN in each gate before its softmax layer.
             Defaults to None: a linear gate, as in the paper.
         gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
@@ -58,13 +68,22 @@ def MMoE(
     References:
         - Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
           Mixture-of-Experts, KDD 2018
+        - Su et al., STEM: Unleashing the Power of Embeddings for Multi-Task Recommendation,
+          AAAI 2024, for `embeddings`
     """
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
     groups = net.groups(expert_features, expert_dnn_units)
-    x = net.encode()
+    x = net.encode_paths(embeddings)
     experts = Experts(num_experts, expert_dnn_units, subsets=groups, **net.layer("experts"))
-    e, z = experts(x), []
+    if embeddings == "shared":
+        x, e = [x] * len(net.tasks), [experts(x)] * len(net.tasks)
+    else:
+        *x, common = x
+        if embeddings == "shared_and_per_task":
+            x = [ops.add(x_k, common) for x_k in x]
+        e = [experts(x_k) for x_k in x]
+    z = []
     for k in range(len(net.tasks)):
         gate = Gate(experts.num_experts, gate_dnn_units, gate_temperature, **net.layer("gate", k))
-        z.append(mix(e, gate(x)))
+        z.append(mix(e[k], gate(x[k])))
     return net.model(net.towers(z))

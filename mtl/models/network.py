@@ -88,8 +88,18 @@ class Network:
         """Return the seed of what has that name."""
         return derive_seed(self._given["seed"], name)
 
-    def groups(self, expert_features: Groups, units: Sequence[int] | None) -> Any:
+    def groups(
+        self,
+        expert_features: Groups,
+        units: Sequence[int] | None,
+        embeddings: str = "shared",
+    ) -> Any:
         """Return the `subsets` of experts of these widths that `expert_features` asks for."""
+        if expert_features is not None and embeddings != "shared":
+            raise ValueError(
+                "`expert_features` should be None where `embeddings` isn't 'shared': the experts "
+                f"of a group see a part of one encoding. Received: {embeddings!r}"
+            )
         return expert_subsets(self.columns, self.dense_embedding_dim, expert_features, units)
 
     def encode(
@@ -121,6 +131,24 @@ class Network:
             x = Dropout(rate, seed=drop["seed"], name=drop["name"])(x)
         self._encoded.append((x, layout(columns, self.dense_embedding_dim)))
         return x
+
+    def encode_paths(self, embeddings: str) -> Any:
+        """Return the inputs of T + 1 paths, as `mtl.layers.Extraction` takes them.
+
+        Args:
+            embeddings: str. `"shared"`: all paths read one encoding x. `"per_task"`: task k reads
+                x_k, from tables of its own, and the shared path their mean.
+                `"shared_and_per_task"`: the shared path has tables of its own, too.
+
+        Returns:
+            x, or a list of x_1, …, x_T and the shared path's.
+        """
+        if embeddings == "shared":
+            return self.encode()
+        own = [self.encode(k=k) for k in range(len(self.tasks))]
+        if embeddings == "per_task":
+            return [*own, ops.mean(ops.stack(own), axis=0)]
+        return [*own, self.encode()]
 
     def _input(self, spec: Any) -> Any:
         if spec.name not in self._inputs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
 from types import MappingProxyType
-from typing import Annotated, Any, TypedDict, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_origin, get_type_hints
 
 import keras
 from typing_extensions import Unpack
@@ -17,6 +17,7 @@ from mtl import checks
 from mtl.tasks import per_task
 
 __all__ = [
+    "Embeddings",
     "Groups",
     "NonNegativeInt",
     "Options",
@@ -38,6 +39,10 @@ PositiveIntOrNone = Annotated[int | None, checks.positive_int_or_none]
 PositiveFloat = Annotated[float, checks.positive_float]
 NonNegativeFloat = Annotated[float, checks.non_negative_float]
 Rate = Annotated[float, checks.rate]
+Embeddings = Annotated[
+    Literal["shared", "per_task", "shared_and_per_task"],
+    checks.one_of("shared", "per_task", "shared_and_per_task"),
+]
 Seed = Annotated[int | None, checks.seed]
 Units = Annotated[Sequence[int], checks.units]
 UnitsOrNone = Annotated[Sequence[int] | None, checks.units]

@@ -7,6 +7,7 @@ from typing import Any
 from mtl.layers import Extraction
 from mtl.models.network import Network
 from mtl.models.options import (
+    Embeddings,
     Groups,
     Options,
     PositiveFloat,
@@ -37,6 +38,7 @@ def PLE(
     num_experts_shared: PositiveInt = 4,
     expert_dnn_units: Units = (64, 64),
     expert_features: Groups = None,
+    embeddings: Embeddings = "shared",
     gate_dnn_units: UnitsOrNone = None,
     gate_temperature: PositiveFloat = 1.0,
     tower_dnn_units_lists: Towers = per_task(16, 16),
@@ -62,7 +64,12 @@ def PLE(
             group, which see its features alone: a feature in no group reaches the gates only, for
             these see all features. "group_name" groups features by the `group_name` of their
             columns; numeric ones, which have none, are in "default_group". Defaults to None:
-            every expert sees all features.
+            every expert sees all features. Not with other `embeddings` than "shared".
+        embeddings: str. "shared": one set of tables of embeddings, for all. "per_task": each task k
+            has tables of its own, whose encoding x_k its experts and its gate read; the shared
+            experts and the shared gate read the mean of them. "shared_and_per_task": these read
+            an encoding by tables of their own. STEM's paper compares with such models, but leaves
+            open what the gates read. Defaults to "shared".
         gate_dnn_units: list of int or None. Widths of a DNN in each gate before its softmax layer.
             Defaults to None: a linear gate, as in the paper.
         gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
@@ -73,10 +80,12 @@ def PLE(
     References:
         - Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL)
           Model for Personalized Recommendations, RecSys 2020
+        - Su et al., STEM: Unleashing the Power of Embeddings for Multi-Task Recommendation,
+          AAAI 2024, for `embeddings`
     """
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
-    groups = net.groups(expert_features, expert_dnn_units)
-    x = net.encode()
+    groups = net.groups(expert_features, expert_dnn_units, embeddings)
+    x = net.encode_paths(embeddings)
     for level in range(1, num_levels + 1):
         x = Extraction(
             len(net.tasks),
