@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 
 def safe_name(name: str, prefix: str) -> str:
@@ -21,3 +22,10 @@ def safe_name(name: str, prefix: str) -> str:
     coded = re.sub(r"[^\x00-\x7f]", lambda match: f"u{ord(match[0]):x}", name)
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", coded)
     return safe if re.match(r"[A-Za-z0-9]", safe) else f"{prefix}{safe}"
+
+
+def distinct(name: str, taken: Collection[str]) -> str:
+    """Return `name`, with as many "_" after it as make it differ from those that are taken."""
+    while name in taken:
+        name += "_"
+    return name

@@ -1,5 +1,6 @@
 """The models' equations in numpy, in double precision, on the weights of a built model."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ def weights(model: Any) -> Weights:
     }
 
 
-def encode(model: Any, x: dict[str, np.ndarray]) -> np.ndarray:
+def encode(model: Any, x: dict[str, np.ndarray], name: str = "encoder") -> np.ndarray:
     """Return embeddings, then the mean of the sequence's without padding, then dense values."""
-    embeddings = model.get_layer("encoder").embeddings
+    embeddings = model.get_layer(name).embeddings
     user, item = embeddings("user").astype("float64"), embeddings("item").astype("float64")
     mask = (x["history"] != 0)[..., None]
     history = (item[x["history"]] * mask).sum(1) / np.maximum(mask.sum(1), 1)
@@ -197,4 +198,30 @@ def extraction(
     ]
     if shared_gate:
         outputs.append(mix(results, gate(w, f"{path}/gate_shared", inputs[-1], **gates)))
+    return outputs
+
+
+def fusion(
+    w: Weights,
+    path: str,
+    per_bank: list[np.ndarray],
+    per_gate: list[np.ndarray],
+    sizes: list[int],
+    reads: list[list[int]],
+    residual: Any = None,
+    expert_activation: Any = relu,
+) -> list[np.ndarray]:
+    """One level: gate k mixes the experts of the banks in `reads[k]`.
+
+    `residual(k, u)` gives weights of the experts of bank k, which is gate k's own.
+    """
+    inputs = [v for v, size in zip(per_bank, sizes, strict=True) for _ in range(size)]
+    values = experts(w, f"{path}/experts", inputs, expert_activation)
+    ends = np.cumsum([0, *sizes])
+    banks = [values[start:end] for start, end in itertools.pairwise(ends)]
+    outputs = []
+    for k, u in enumerate(per_gate):
+        name = f"{path}/gate_{k}"
+        z = mix([e for b in reads[k] for e in banks[b]], gate(w, name, u))
+        outputs.append(z + (mix(banks[k], residual(k, u)) if residual and banks[k] else 0))
     return outputs

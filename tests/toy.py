@@ -18,6 +18,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "SharedBottom": {"bottom_dnn_units": (8,)},
     "MoE": {"num_experts": 3, "expert_dnn_units": (8,)},
     "MMoE": {"num_experts": 3, "expert_dnn_units": (8,)},
+    "AdaTT": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8, 6)},
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "DBMTL": {"bottom_dnn_units": (8,), "relation_dnn_units": (5,)},
@@ -25,6 +26,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "STAR": {"scenario_feature": "user", "star_dnn_units": (8,), "auxiliary_dnn_units": (4,)},
     "CrossStitch": {"column_dnn_units": (8, 5)},
     "SNR": {"num_experts": 3, "expert_dnn_units": (8,)},
+    "STEM": {
+        "num_experts_specific": 2,
+        "num_experts_shared": 1,
+        "expert_dnn_units": (8,),
+        "gate_dnn_units": (4,),
+    },
 }
 # XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
 NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}

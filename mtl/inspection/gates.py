@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mtl import checks
+from mtl.names import distinct
 from mtl.training import arrays
 from mtl.training.graph import reached
 from mtl.training.model import MultiTaskModel
@@ -194,16 +195,14 @@ def _gates_of(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[st
     for layer in model.layers:
         if hasattr(layer, "mixtures"):  # a level of experts and their gates
             level += 1
-            tasks = model.task_names
-            if layer.num_tasks != len(tasks):  # below the last level of an extracted task
-                tasks = [f"task_{k + 1}" for k in range(layer.num_tasks)]
-            outputs = _Gates(layer.gates, name=f"{layer.name}_gates")(layer.input)
-            mixtures = layer.mixtures(tasks, _shared_name(tasks))
+            inputs = layer.gate_inputs(layer.input)
+            outputs = _Gates(layer.gates, name=f"{layer.name}_gates")(inputs)
+            mixtures = layer.mixtures(model.task_names)
             for (name, experts), weights in zip(mixtures, outputs, strict=True):
                 found[level, name] = (weights, experts)
         elif getattr(layer, "weighs_experts", False):
             users = [task for task, layers in reach.items() if id(layer) in layers]
-            name = users[0] if len(users) == 1 else _shared_name(model.task_names)
+            name = users[0] if len(users) == 1 else distinct("shared", model.task_names)
             name = getattr(layer, "task_name", None) or name
             found[1, name] = (layer.output, _experts_beside(model, layer))
     return found
@@ -219,19 +218,11 @@ def _experts_beside(model: MultiTaskModel, gate: Any) -> list[str]:
 
 
 class _Gates(keras.layers.Layer):
-    """The gates of an extraction level, without its experts."""
+    """The gates of a level, without its experts."""
 
     def __init__(self, gates: list[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gates = gates
 
-    def call(self, inputs: Any) -> list[Any]:
-        inputs = inputs if isinstance(inputs, list) else [inputs] * len(self.gates)
-        return [gate(x) for gate, x in zip(self.gates, inputs, strict=False)]
-
-
-def _shared_name(tasks: list[str]) -> str:
-    name = "shared"
-    while name in tasks:
-        name += "_"
-    return name
+    def call(self, inputs: list[Any]) -> list[Any]:
+        return [gate(x) for gate, x in zip(self.gates, inputs, strict=True)]

@@ -7,6 +7,7 @@ from mtl.layers.dselect_k import DSelectK
 from mtl.layers.encoder import FeatureEncoder
 from mtl.layers.experts import Experts
 from mtl.layers.extraction import Extraction
+from mtl.layers.fusion import Fusion
 from mtl.layers.gate import Gate
 from mtl.layers.gated_dnn import GatedDNN
 from mtl.layers.star import PartitionedNormalization, StarDense, StarDNN
@@ -19,6 +20,7 @@ __all__ = [
     "Experts",
     "Extraction",
     "FeatureEncoder",
+    "Fusion",
     "Gate",
     "GatedDNN",
     "Isotonic",

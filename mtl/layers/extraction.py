@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from mtl import checks
-from mtl.layers.dselect_k import gate_of
-from mtl.layers.experts import Experts
+from mtl.layers.fusion import Fusion
 from mtl.layers.gate import mix
-from mtl.seeds import derive_seed
+from mtl.names import distinct
 
 
 @keras.saving.register_keras_serializable(package="mtl")
-class Extraction(keras.layers.Layer):
+class Extraction(Fusion):
     """One extraction level: task-specific and shared experts, mixed by a gate per task.
 
     With the experts E_k of task k applied to the input of task k, and the shared experts E_s to
@@ -84,69 +82,45 @@ class Extraction(keras.layers.Layer):
         entropy_weight: float = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.num_tasks = checks.positive_int("num_tasks", num_tasks)
-        self.num_experts_specific = checks.positive_int(
-            "num_experts_specific", num_experts_specific
-        )
-        self.num_experts_shared = checks.positive_int("num_experts_shared", num_experts_shared)
-        self._gating: dict[str, Any] = {
-            "gate": gate,
-            "gate_units": list(checks.units("gate_units", gate_units)),
-            "gate_temperature": checks.positive_float("gate_temperature", gate_temperature),
-            "num_selected": checks.positive_int_or_none("num_selected", num_selected),
-            "entropy_weight": checks.non_negative_float("entropy_weight", entropy_weight),
-        }
-        self.shared_gate = bool(shared_gate)
-        self.seed = checks.seed("seed", seed)
-        common = {
-            "activation": activation,
-            "l2_reg": l2_reg,
-            "dropout": dropout,
-            "use_bn": use_bn,
-            "dtype": self.dtype_policy,
-        }
-        self.experts = Experts(
-            [self.num_experts_specific] * self.num_tasks + [self.num_experts_shared],
-            units,
-            seed=derive_seed(self.seed, "experts"),
-            subsets=subsets,
-            name="experts",
-            **common,
-        )
-        per_subset = len(self.experts.subsets) or 1
-        self._specific = self.num_experts_specific * per_subset
-        mixed = [self._specific + self.num_experts_shared * per_subset] * self.num_tasks
-        if self.shared_gate:
-            mixed.append(self.experts.num_experts)
-        self.gates = [
-            gate_of(
-                size,
-                seed=derive_seed(self.seed, "gate", k),
-                name=f"gate_{k}" if k < self.num_tasks else "gate_shared",
-                **self._gating,
-                **common,
-            )
-            for k, size in enumerate(mixed)
+        num_tasks = checks.positive_int("num_tasks", num_tasks)
+        specific = checks.positive_int("num_experts_specific", num_experts_specific)
+        shared = checks.positive_int("num_experts_shared", num_experts_shared)
+        links: list[list[str | None]] = [
+            [*("own" if k == j else None for j in range(num_tasks)), "other"]
+            for k in range(num_tasks)
         ]
+        if shared_gate:
+            links.append([*["other"] * num_tasks, "own"])
+        super().__init__(
+            [specific] * num_tasks + [shared],
+            units,
+            links,
+            gate_units=gate_units,
+            gate_temperature=gate_temperature,
+            activation=activation,
+            l2_reg=l2_reg,
+            dropout=dropout,
+            use_bn=use_bn,
+            seed=seed,
+            subsets=subsets,
+            gate=gate,
+            num_selected=num_selected,
+            entropy_weight=entropy_weight,
+            **kwargs,
+        )
+        self.num_tasks, self.shared_gate = num_tasks, bool(shared_gate)
+        self.num_experts_specific, self.num_experts_shared = specific, shared
 
-    def build(self, input_shape: Any) -> None:
-        """Build experts and gates."""
-        shapes = self._per_input(input_shape, isinstance(input_shape[0], (list, tuple)))
-        self.experts.build(input_shape)
-        for gate, shape in zip(self.gates, shapes, strict=False):
-            gate.build(shape)
-        self.built = True
+    def _gate_name(self, k: int) -> str:
+        return "gate_shared" if k + 1 == len(self.num_experts) else f"gate_{k}"
 
     def call(self, inputs: Any, training: bool | None = None) -> list[Any]:
         """Return the tasks' outputs, and the shared one if there is a shared gate."""
-        per_input = self._per_input(inputs, isinstance(inputs, (list, tuple)))
+        per_gate = self.gate_inputs(inputs)
         experts = self.experts(inputs, training=training)  # (B, T * specific + shared, H)
-        weights = [
-            gate(x, training=training) for gate, x in zip(self.gates, per_input, strict=False)
-        ]
+        weights = [gate(x, training=training) for gate, x in zip(self.gates, per_gate, strict=True)]
         # Split, not sliced: a split's gradient is one concatenation, a slice's is padded.
-        size = self._specific
+        size = len(self._columns[0])
         ends = [size * (k + 1) for k in range(self.num_tasks)]
         *specific, shared = ops.split(experts, ends, axis=1)
         outputs = []
@@ -157,118 +131,30 @@ class Extraction(keras.layers.Layer):
             outputs.append(mix(experts, weights[-1]))
         return outputs
 
-    def _per_input(self, inputs: Any, is_list: bool) -> list[Any]:
-        """Return T + 1 inputs (or shapes): the given ones, or the one repeated."""
-        count = self.num_tasks + 1
-        if not is_list:
-            return [inputs] * count
-        if len(inputs) != count:
-            raise ValueError(
-                f"Extraction should be called on one input, or on {count}: one per task and the "
-                f"shared one. Received: {len(inputs)} inputs"
-            )
-        return list(inputs)
-
-    def mixtures(self, tasks: Sequence[str], shared: str) -> list[tuple[str, list[str]]]:
+    def mixtures(self, tasks: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Return a name for each gate, and for each of the experts that it mixes.
 
         Args:
-            tasks: list of T names.
-            shared: str. The name of the shared gate and experts.
+            tasks: list of str. Names of the model's tasks; where the layer serves another number
+                of them, as in a model of one task out of several, they are "task_1", "task_2", ….
         """
-        subsets = list(self.experts.subsets) or [""]
-        specific, common = self.num_experts_specific, self.num_experts_shared
-
-        def names(bank: str, size: int) -> list[str]:
-            groups = [f"{bank} {subset}".rstrip() for subset in subsets]
-            return [f"{group} {i + 1}" for group in groups for i in range(size)]
-
-        gates = [(task, [*names(task, specific), *names(shared, common)]) for task in tasks]
-        if self.shared_gate:
-            own = [name for task in tasks for name in names(task, specific)]
-            gates.append((shared, [*own, *names(shared, common)]))
-        return gates
-
-    def inputs_of(self, output: int, inputs: Sequence[Any]) -> list[Any]:
-        """Return those of a call's inputs that one of its outputs depends on.
-
-        Args:
-            output: int. Index of the output.
-            inputs: the call's inputs: one, or one per task and the shared one.
-        """
-        if len(inputs) == 1 or output == self.num_tasks:
-            return list(inputs)
-        return [inputs[output], inputs[-1]]
-
-    def shared_parts(self, tasks: Sequence[set[int]]) -> list[tuple[Any, np.ndarray | None]]:
-        """Return the parameters that serve several tasks.
-
-        Args:
-            tasks: for each output, the tasks of the model that depend on it.
-
-        Returns:
-            A list of pairs: a trainable variable, and None or a mask of its shared entries.
-        """
-        of_shared = tasks[-1] if self.shared_gate else set()
-        groups = [tasks[k] | of_shared for k in range(self.num_tasks)]
-        groups.append(set().union(*tasks))
-        serve_several = [len(group) > 1 for group in groups]
-        parts: list[tuple[Any, np.ndarray | None]] = []
-        for variable in self.experts.trainable_variables if any(serve_several) else []:
-            rows = np.repeat(serve_several, self._rows_of_groups(variable))
-            mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
-            parts.append((variable, None if rows.all() else mask))
-        for gate, served in zip(self.gates, tasks, strict=True):
-            if len(served) > 1:
-                parts += [(variable, None) for variable in gate.trainable_variables]
-        return parts
+        if len(tasks) != self.num_tasks:
+            tasks = [f"task_{k + 1}" for k in range(self.num_tasks)]
+        return self._mixtures([*tasks, distinct("shared", tasks)])
 
     def config_of_task(self, task: int) -> dict[str, Any]:
         """Return the configuration of the same layer for one task, without a shared gate."""
         return {**self.get_config(), "num_tasks": 1, "shared_gate": False}
 
-    def weights_of_task(self, task: int) -> list[np.ndarray]:
-        """Return the weights of the layer that `config_of_task` describes.
-
-        Args:
-            task: int. Index of the task.
-
-        Returns:
-            A list of arrays, as `set_weights` takes it: the task's own experts and the shared ones,
-            and the task's gate.
-        """
-        weights = []
-        for value in self.experts.get_weights():
-            parts = np.split(value, np.cumsum(self._rows_of_groups(value))[:-1])
-            weights.append(np.concatenate([parts[task], parts[-1]]))
-        return [*weights, *self.gates[task].get_weights()]
-
-    def _rows_of_groups(self, weight: Any) -> np.ndarray:
-        """Return how long each group's part of the experts' weight is.
-
-        The first axis is (experts,), those of one subset or of all, or (experts * units,) in batch
-        normalisation: in the order of the groups, and in proportion to their sizes.
-        """
-        sizes = np.array(self.experts.groups)
-        rows: np.ndarray = sizes * (weight.shape[0] // sizes.sum())
-        return rows
-
-    def compute_output_shape(self, input_shape: Any) -> list[tuple[int | None, ...]]:
-        """Return one `(B, H)` per output."""
-        batch, _, width = self.experts.compute_output_shape(input_shape)
-        return [(batch, width) for _ in self.gates]
-
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        experts = self.experts.get_config()
+        config = super().get_config()
+        for key in ("num_experts", "links", "residual", "names"):
+            del config[key]
         return {
-            **super().get_config(),
+            **config,
             "num_tasks": self.num_tasks,
             "num_experts_specific": self.num_experts_specific,
             "num_experts_shared": self.num_experts_shared,
             "shared_gate": self.shared_gate,
-            **self._gating,
-            **{key: experts[key] for key in ("units", "activation", "l2_reg", "dropout", "use_bn")},
-            "seed": self.seed,
-            "subsets": experts["subsets"],
         }

@@ -1,6 +1,7 @@
 """The model zoo: one factory per paper, each returning a `MultiTaskModel`."""
 
 from mtl.migrate.from_deepctr import from_deepctr
+from mtl.models.adatt import AdaTT
 from mtl.models.cgc import CGC
 from mtl.models.cross_stitch import CrossStitch
 from mtl.models.dbmtl import DBMTL
@@ -12,6 +13,7 @@ from mtl.models.ple import PLE
 from mtl.models.shared_bottom import SharedBottom
 from mtl.models.snr import SNR
 from mtl.models.star import STAR
+from mtl.models.stem import STEM
 from mtl.training.extract import extract_task
 
 # In the order of tables.
@@ -22,11 +24,13 @@ __all__ = [
     "CGC",
     "PLE",
     "ESMM",
+    "AdaTT",
     "CrossStitch",
     "DBMTL",
     "PEPNet",
     "SNR",
     "STAR",
+    "STEM",
     "extract_task",
     "from_deepctr",
 ]

@@ -16,6 +16,7 @@ from mtl.layers.dselect_k import check_gate
 from mtl.layers.encoder import layout
 from mtl.models.groups import expert_subsets
 from mtl.models.options import DEFAULTS, GatedOptions, Groups, Towers, Unpack
+from mtl.names import distinct
 from mtl.seeds import derive_seed
 from mtl.tasks import resolve_tasks, tower_units
 from mtl.training import MultiTaskModel
@@ -74,9 +75,7 @@ class Network:
 
     def layer_name(self, name: str) -> str:
         """Return a layer's name, made different from every input and task: users name those."""
-        while name in self._taken:
-            name += "_"
-        return name
+        return distinct(name, self._taken)
 
     def named(self, name: str, k: int | None = None) -> dict[str, Any]:
         """Return name and seed of one layer.
@@ -98,8 +97,18 @@ class Network:
         """Return the seed of what has that name."""
         return derive_seed(self._given["seed"], name)
 
-    def groups(self, expert_features: Groups, units: Sequence[int] | None) -> Any:
+    def groups(
+        self,
+        expert_features: Groups,
+        units: Sequence[int] | None,
+        embeddings: str = "shared",
+    ) -> Any:
         """Return the `subsets` of experts of these widths that `expert_features` asks for."""
+        if expert_features is not None and embeddings != "shared":
+            raise ValueError(
+                "`expert_features` should be None where `embeddings` isn't 'shared': the experts "
+                f"of a group see a part of one encoding. Received: {embeddings!r}"
+            )
         return expert_subsets(self.columns, self.dense_embedding_dim, expert_features, units)
 
     def gates(self, num_experts: int, groups: Any = None) -> dict[str, Any]:
@@ -115,27 +124,53 @@ class Network:
         dnn, temperature = given["gate_dnn_units"], given["gate_temperature"]
         return {"gate_units": dnn, "gate_temperature": temperature, **kind}
 
-    def encode(self, name: str = "encoder", features: Sequence[str] | None = None) -> Any:
+    def encode(
+        self,
+        name: str = "encoder",
+        features: Sequence[str] | None = None,
+        k: int | None = None,
+    ) -> Any:
         """Return encoded features x `(B, D)`, from tables of their own for each name.
 
         Args:
             name: str. Name of the layer, from which the seed of its tables follows.
             features: list of feature names, or None. Defaults to None: all of them.
+            k: int or None. Index of the task that has these tables for itself, as in `layer`.
+                Defaults to None.
         """
+        own = self.layer(name, k)
         columns = [c for c in self.columns if features is None or c.name in features]
         inputs = {spec.name: self._input(spec) for spec in model_inputs(columns)}
         x = FeatureEncoder(
             columns,
             l2_reg=self._given["l2_reg_embedding"],
-            seed=self.seed(name),
+            seed=own["seed"],
             dense_embedding_dim=self.dense_embedding_dim,
-            name=self.layer_name(name),
+            name=own["name"],
         )(inputs)
         if rate := self._given["embedding_dropout"]:
-            drop = "embedding_dropout" if name == "encoder" else f"{name}_dropout"
-            x = Dropout(rate, seed=self.seed(drop), name=self.layer_name(drop))(x)
+            drop = self.layer("embedding_dropout" if name == "encoder" else f"{name}_dropout", k)
+            x = Dropout(rate, seed=drop["seed"], name=drop["name"])(x)
         self._encoded.append((x, layout(columns, self.dense_embedding_dim)))
         return x
+
+    def encode_paths(self, embeddings: str) -> Any:
+        """Return the inputs of T + 1 paths, as `mtl.layers.Extraction` takes them.
+
+        Args:
+            embeddings: str. `"shared"`: all paths read one encoding x. `"per_task"`: task k reads
+                x_k, from tables of its own, and the shared path their mean.
+                `"shared_and_per_task"`: the shared path has tables of its own, too.
+
+        Returns:
+            x, or a list of x_1, …, x_T and the shared path's.
+        """
+        if embeddings == "shared":
+            return self.encode()
+        own = [self.encode(k=k) for k in range(len(self.tasks))]
+        if embeddings == "per_task":
+            return [*own, ops.mean(ops.stack(own), axis=0)]
+        return [*own, self.encode()]
 
     def _input(self, spec: Any) -> Any:
         if spec.name not in self._inputs:

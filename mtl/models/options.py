@@ -27,9 +27,11 @@ from mtl.layers.dselect_k import GATES
 from mtl.tasks import per_task
 
 __all__ = [
+    "Embeddings",
     "GatedOptions",
     "Groups",
     "NonNegativeFloat",
+    "NonNegativeInt",
     "Options",
     "PositiveFloat",
     "PositiveInt",
@@ -45,10 +47,15 @@ __all__ = [
 
 # A type as users and type checkers see it, and the function that checks a value of it.
 PositiveInt = Annotated[int, checks.positive_int]
+NonNegativeInt = Annotated[int, checks.non_negative_int]
 PositiveIntOrNone = Annotated[int | None, checks.positive_int_or_none]
 PositiveFloat = Annotated[float, checks.positive_float]
 NonNegativeFloat = Annotated[float, checks.non_negative_float]
 Rate = Annotated[float, checks.rate]
+Embeddings = Annotated[
+    Literal["shared", "per_task", "shared_and_per_task"],
+    checks.one_of("shared", "per_task", "shared_and_per_task"),
+]
 Seed = Annotated[int | None, checks.seed]
 Units = Annotated[Sequence[int], checks.units]
 UnitsOrNone = Annotated[Sequence[int] | None, checks.units]

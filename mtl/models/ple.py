@@ -7,6 +7,7 @@ from typing import Any
 from mtl.layers import Extraction
 from mtl.models.network import Network
 from mtl.models.options import (
+    Embeddings,
     GatedOptions,
     Groups,
     PositiveInt,
@@ -35,6 +36,7 @@ def PLE(
     num_experts_shared: PositiveInt = 4,
     expert_dnn_units: Units = (64, 64),
     expert_features: Groups = None,
+    embeddings: Embeddings = "shared",
     tower_dnn_units_lists: Towers = per_task(16, 16),
     **options: Unpack[GatedOptions],
 ) -> MultiTaskModel:
@@ -58,7 +60,12 @@ def PLE(
             group, which see its features alone: a feature in no group reaches the gates only, for
             these see all features. "group_name" groups features by the `group_name` of their
             columns; numeric ones, which have none, are in "default_group". Defaults to None:
-            every expert sees all features.
+            every expert sees all features. Not with other `embeddings` than "shared".
+        embeddings: str. "shared": one set of tables of embeddings, for all. "per_task": each task k
+            has tables of its own, whose encoding x_k its experts and its gate read; the shared
+            experts and the shared gate read the mean of them. "shared_and_per_task": these read
+            an encoding by tables of their own. STEM's paper compares with such models, but leaves
+            open what the gates read. Defaults to "shared".
         tower_dnn_units_lists: list of lists of int. Widths of each task's tower.
             Defaults to (16, 16) for every task.
         **options: what models with gates take (see `mtl.models.options.GatedOptions`).
@@ -66,13 +73,15 @@ def PLE(
     References:
         - Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL)
           Model for Personalized Recommendations, RecSys 2020
+        - Su et al., STEM: Unleashing the Power of Embeddings for Multi-Task Recommendation,
+          AAAI 2024, for `embeddings`
     """
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
-    groups = net.groups(expert_features, expert_dnn_units)
+    groups = net.groups(expert_features, expert_dnn_units, embeddings)
     gates = net.gates(
         num_experts_specific + num_experts_shared, groups if num_levels == 1 else None
     )
-    x = net.encode()
+    x = net.encode_paths(embeddings)
     for level in range(1, num_levels + 1):
         x = Extraction(
             len(net.tasks),

@@ -50,10 +50,11 @@ def extract_task(model: MultiTaskModel, name: str) -> MultiTaskModel:
         return layer(inputs, **kwargs) * number_of_outputs(whole)
 
     copy = keras.models.clone_model(part, clone_function=clone, call_function=call)
-    for layer in part.layers:
+    for layer in copy.layers:  # without those that only another output of a layer needs
+        source = part.get_layer(layer.name)
         whole = layer.name not in own
-        weights = layer.get_weights() if whole else layer.weights_of_task(own[layer.name])
-        copy.get_layer(layer.name).set_weights(weights)
+        weights = source.get_weights() if whole else source.weights_of_task(own[layer.name])
+        layer.set_weights(weights)
     return copy  # type: ignore[no-any-return]
 
 

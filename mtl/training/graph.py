@@ -42,11 +42,16 @@ def number_of_outputs(layer: Any) -> int:
     return len(layer._inbound_nodes[0].output_tensors)
 
 
-def reached(output: Any) -> Iterator[tuple[Any, int | None]]:
+def reached(output: Any, trained: bool = False) -> Iterator[tuple[Any, int | None]]:
     """Yield the layers that a tensor depends on.
 
     Some layers are several side by side: with a method `inputs_of(output, inputs)` they tell on
-    which of their inputs each of their outputs depends.
+    which of their inputs each of their outputs depends; with `trained_inputs_of`, to which of them
+    it sends a gradient, if not to all.
+
+    Args:
+        output: a tensor.
+        trained: bool. Whether to follow the gradient, which some layers stop. Defaults to False.
 
     Yields:
         Pairs of a layer and, for those that are several, the index of the output that is needed;
@@ -62,4 +67,9 @@ def reached(output: Any) -> Iterator[tuple[Any, int | None]]:
         seen.add((id(call), part))
         yield layer, part
         inputs = sources(tensor)
-        waiting += inputs if part is None else layer.inputs_of(part, inputs)
+        if part is None:
+            waiting += inputs
+        elif trained and hasattr(layer, "trained_inputs_of"):
+            waiting += layer.trained_inputs_of(part, inputs)
+        else:
+            waiting += layer.inputs_of(part, inputs)

@@ -11,7 +11,7 @@ from mtl.training.graph import number_of_outputs, reached
 
 
 def shared_parts(model: Any) -> list[tuple[Any, np.ndarray | None]]:
-    """Return the dense parameters that several tasks depend on.
+    """Return the dense parameters that several tasks train.
 
     A layer that has a method `shared_parts` says itself which of its parameters these are: of
     tables of embeddings none, and of a stack of experts perhaps some.
@@ -25,7 +25,7 @@ def shared_parts(model: Any) -> list[tuple[Any, np.ndarray | None]]:
     """
     tasks_of: dict[tuple[int, int | None], set[int]] = defaultdict(set)
     for task, output in enumerate(model.outputs):
-        for layer, part in reached(output):
+        for layer, part in reached(output, trained=True):
             tasks_of[id(layer), part].add(task)
     parts: list[tuple[Any, np.ndarray | None]] = []
     for layer in model.layers:

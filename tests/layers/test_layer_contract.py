@@ -30,7 +30,8 @@ ONE = draw(ROWS, 5)
 SCENARIOS = [draw(ROWS, 5), np.array([[0], [1], [0], [9], [2], [-1]], "int32")]
 PAIR = [draw(ROWS, 5), draw(ROWS, 3, seed=1)]
 STACK = draw(ROWS, 3, 5)
-THREE = [draw(ROWS, 5, seed=i) for i in range(3)]
+FIVE = [draw(ROWS, 5, seed=i) for i in range(5)]
+THREE = FIVE[:3]
 RATE = np.linspace(0, 1, ROWS, dtype="float32")[:, None]
 
 
@@ -69,6 +70,9 @@ SELECT = {"gate": "dselect_k", "num_selected": 3, "entropy_weight": 0.1}
 ENCODER = {"l2_reg": 0.1, "seed": 1, "dense_embedding_dim": 3}
 SUBSETS = {"user": [0, 1, 4], "item": [2, 3]}
 EXTRACTION = {"num_tasks": 2, "num_experts_specific": 2, "num_experts_shared": 3}
+LINKS = [["own", "stopped", "other"], [None, "own", "other"]]
+FUSION = {"num_experts": [2, 1, 1], "links": LINKS, "residual": "native"}
+FUSED = {"names": ["a", "b", "c"], "gate_units": [3], "gate_temperature": 0.5}
 HEAD = {"task_type": "multiclass", "num_outputs": 3, "task_name": "first task"}
 
 # By layer: "full" gives each argument of the constructor a value that isn't its default.
@@ -119,6 +123,13 @@ CASES: dict[str, dict[str, Case]] = {
         "plain": Case({"feature_columns": COLUMNS, "seed": 1}, FEW_FEATURES),
         "projected": Case({"feature_columns": COLUMNS, **ENCODER}, FEW_FEATURES),
         "full": Case({"feature_columns": FULL_COLUMNS, **ENCODER}, FEATURES),
+    },
+    "Fusion": {
+        "no units": Case({**FUSION, "units": [], "seed": 1}, FIVE),
+        "plain": Case({**FUSION, "units": [4], "seed": 1}, ONE),
+        "an empty bank": Case({**FUSION, "num_experts": [0, 2, 1], "units": [4], "seed": 1}, THREE),
+        "inputs of gates": Case({**FUSION, "units": [4], **FUSED, **DNN}, FIVE),
+        "full": Case({**FUSION, "units": [4], "subsets": SUBSETS, **FUSED, **DNN}, ONE),
     },
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),

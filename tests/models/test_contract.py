@@ -113,7 +113,7 @@ def test_parameters_have_the_fixed_names_and_defaults(name: str) -> None:
     towers = (_TWO.get(name, (128, 128)),) * 2
     expected = {"tower_dnn_units_lists": towers, **_COMMON, **_OWN[name]}
     given = {key: p.default for key, p in parameters_of(name).items()}
-    later = {"gate", "num_selected", "entropy_weight", "gate_temperature"}
+    later = {"gate", "num_selected", "entropy_weight", "gate_temperature", "embeddings"}
     for key in {"dnn_feature_columns", *later}:
         given.pop(key, None)
     assert given == expected

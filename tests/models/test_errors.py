@@ -78,10 +78,12 @@ INTEGERS = {
     "MMoE": ["num_experts"],
     "CGC": ["num_experts_specific", "num_experts_shared"],
     "PLE": ["num_experts_specific", "num_experts_shared", "num_levels"],
+    "STEM": ["num_experts_specific", "num_experts_shared", "num_levels"],
 }
+GATED = [*INTEGERS, "AdaTT"]
 UNITS = {
     "SharedBottom": ["bottom_dnn_units"],
-    **{name: ["expert_dnn_units", "gate_dnn_units"] for name in INTEGERS},
+    **{name: ["expert_dnn_units", "gate_dnn_units"] for name in GATED},
 }
 
 
@@ -114,7 +116,7 @@ def test_widths(name: str, argument: str, value: Any) -> None:
         _refused(name, {argument: value}, rf"`{argument}`.*list of positive.*Received: {value!r}")
 
 
-@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("name", GATED)
 @pytest.mark.parametrize("value", [0, -1.0, np.inf, np.nan, "1", None, True])
 def test_temperature(name: str, value: Any) -> None:
     _refused(name, {"gate_temperature": value}, r"`gate_temperature`.*positive number.*Received")

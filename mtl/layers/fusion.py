@@ -1,0 +1,381 @@
+"""Fusion: banks of experts, and gates that each mix the experts of some banks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from mtl import checks
+from mtl.layers.dselect_k import gate_of
+from mtl.layers.experts import Experts
+from mtl.seeds import derive_seed
+
+Links = Sequence[Sequence[str | None]]
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class Fusion(keras.layers.Layer):
+    """One level of a network of experts: each gate k mixes the experts of the banks it reads.
+
+    With e_i expert i on the input of its bank, and u_k the input of gate k,
+
+        z_k = Σ_i (g_ki + r_ki) e_i,  g_k = softmax(W_k u_k / τ)
+
+    g_k has a weight for each expert of the banks that gate k reads, and r_k, the residual, one for
+    each expert of the gate's own bank. A row of `links` says how gate k reads each bank: "own";
+    "other"; "stopped", which is mixed alike but learns nothing from gate k; None, not at all.
+
+    Args:
+        num_experts: list of int. Number of experts of each of the B banks; a bank may have none.
+        units: list of int. Widths of every expert.
+        links: list of lists, `links[k][b]`: how gate k reads bank b. One bank is its own.
+        residual: str or None. `"native"`: r_k = v_k, learned weights that are the same for every
+            row, and 1 where there is one expert. Defaults to None: r = 0.
+        names: list of str or None. Names of the banks, for `mtl.inspection`; a gate has its own
+            bank's. Defaults to "bank 1", "bank 2", ….
+        gate_units: list of int or None. Widths of the gates' DNN. Defaults to None.
+        gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
+        activation: str or function. Activation of experts and gates' DNN. Defaults to `"relu"`.
+        l2_reg: float. L2 strength on the kernels. Defaults to 0.
+        dropout: float in [0, 1). Dropout in experts and gates' DNN. Defaults to 0.
+        use_bn: bool. Batch normalisation in experts and gates' DNN. Defaults to False.
+        seed: int or None. Seed of weights and dropout. Defaults to None.
+        subsets: dict or None. Columns of x by the subset's name, as in `Experts`: each bank has as
+            many experts as above for every subset. The gates see all of x. Defaults to None.
+        gate: str. "softmax" for `Gate`, "dselect_k" for `DSelectK`. Defaults to `"softmax"`.
+        num_selected: int or None. As in `DSelectK`, and for it alone. Defaults to None.
+        entropy_weight: float. As in `DSelectK`, and for it alone. Defaults to 0.
+        **kwargs: `name`, `dtype`, `trainable` of the Keras layer.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: an argument out of range, another number of inputs, or subsets without units or
+            with a list of inputs.
+
+    Call arguments:
+        inputs: tensor of shape `(B, D)` that all banks and gates read, or a list of such tensors:
+            one for each bank, which its gate reads too, or one for each bank and then one for each
+            gate.
+
+    Returns:
+        A list of tensors of shape `(B, H)`, one for each gate.
+    """
+
+    def __init__(
+        self,
+        num_experts: Sequence[int],
+        units: Sequence[int],
+        links: Links,
+        residual: str | None = None,
+        names: Sequence[str] | None = None,
+        gate_units: Sequence[int] | None = None,
+        gate_temperature: float = 1.0,
+        activation: Any = "relu",
+        l2_reg: float = 0,
+        dropout: float = 0,
+        use_bn: bool = False,
+        seed: int | None = None,
+        subsets: Mapping[str, Sequence[int]] | None = None,
+        gate: str = "softmax",
+        num_selected: int | None = None,
+        entropy_weight: float = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_experts = tuple(
+            checks.non_negative_int(f"num_experts[{b}]", size) for b, size in enumerate(num_experts)
+        )
+        self.links = _check_links(links, self.num_experts)
+        self.residual = checks.one_of(None, "native")("residual", residual)
+        self.names = _check_names(names, len(self.num_experts))
+        self._gating: dict[str, Any] = {
+            "gate": gate,
+            "gate_units": list(checks.units("gate_units", gate_units)),
+            "gate_temperature": checks.positive_float("gate_temperature", gate_temperature),
+            "num_selected": checks.positive_int_or_none("num_selected", num_selected),
+            "entropy_weight": checks.non_negative_float("entropy_weight", entropy_weight),
+        }
+        self.seed = checks.seed("seed", seed)
+        common = {
+            "activation": activation,
+            "l2_reg": l2_reg,
+            "dropout": dropout,
+            "use_bn": use_bn,
+            "dtype": self.dtype_policy,
+        }
+        self.experts = Experts(
+            [size for size in self.num_experts if size],
+            units,
+            seed=derive_seed(self.seed, "experts"),
+            subsets=subsets,
+            name="experts",
+            **common,
+        )
+        sizes = np.array(self.num_experts) * (len(self.experts.subsets) or 1)
+        ends = np.cumsum(sizes)
+        self._columns = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        self._own = [row.index("own") for row in self.links]
+        self.gates = [
+            gate_of(
+                len(self._mixed_by(k)),
+                seed=derive_seed(self.seed, "gate", k),
+                name=self._gate_name(k),
+                **self._gating,
+                **common,
+            )
+            for k in range(len(self.links))
+        ]
+        stopped = np.zeros((len(self.links), self.experts.num_experts), "float32")
+        for k, row in enumerate(self.links):
+            for link, columns in zip(row, self._columns, strict=True):
+                stopped[k, columns] = link == "stopped"
+        self._stopped = stopped
+
+    def _gate_name(self, k: int) -> str:
+        return f"gate_{k}"
+
+    def _banks_of(self, k: int, stopped: bool = True) -> list[int]:
+        """Return the banks that gate k reads, or those alone that learn from it."""
+        unread = {None} if stopped else {None, "stopped"}
+        return [b for b, link in enumerate(self.links[k]) if link not in unread]
+
+    def _mixed_by(self, k: int) -> np.ndarray:
+        """Return which of all experts gate k mixes."""
+        return np.concatenate([self._columns[b] for b in self._banks_of(k)])
+
+    def build(self, input_shape: Any) -> None:
+        """Build experts and gates, and create the residual's weights."""
+        is_list = isinstance(input_shape[0], (list, tuple))
+        banks, gates = self._per_part(input_shape, is_list)
+        self.experts.build(banks if is_list else input_shape)
+        for gate, shape in zip(self.gates, gates, strict=True):
+            gate.build(shape)
+        # By gate; None where the weights are fixed at 1.
+        self._native = [
+            self._add_native(k, len(self._columns[own]))
+            for k, own in enumerate(self._own)
+            if self.residual == "native"
+        ]
+        self.built = True
+
+    def _add_native(self, k: int, size: int) -> Any:
+        if size < 2:
+            return None
+
+        def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
+            rng = np.random.default_rng(derive_seed(self.seed, "native", k))
+            values = rng.uniform(-(size**-0.5), size**-0.5, shape)
+            return ops.convert_to_tensor(values.astype("float32"), dtype)
+
+        return self.add_weight(name=f"native_kernel_{k}", shape=(1, size), initializer=initialize)
+
+    def call(self, inputs: Any, training: bool | None = None) -> list[Any]:
+        """Return the gates' mixtures."""
+        is_list = isinstance(inputs, (list, tuple))
+        banks, gates = self._per_part(inputs, is_list)
+        experts = self.experts(banks if is_list else inputs, training=training)  # (B, E, H)
+        # One product with a row of weights per gate, zeros included, is several times faster than
+        # a mixture per gate: it reads the experts once.
+        weights = ops.stack([self._weights(k, u, training) for k, u in enumerate(gates)], axis=1)
+        if self._stopped.any():
+            stopped = ops.convert_to_tensor(self._stopped, weights.dtype)
+            mixed = ops.matmul(weights * (1 - stopped), experts)
+            mixed += ops.matmul(weights * stopped, ops.stop_gradient(experts))
+        else:
+            mixed = ops.matmul(weights, experts)
+        return list(ops.unstack(mixed, axis=1))
+
+    def _weights(self, k: int, u: Any, training: bool | None) -> Any:
+        """Return gate k's weights of all experts, `(B, E)`."""
+        weights = self._spread(self.gates[k](u, training=training), self._mixed_by(k))
+        own = self._columns[self._own[k]]
+        if self.residual == "native" and len(own):
+            native = self._native[k]
+            native = ops.ones((1, 1), weights.dtype) if native is None else native
+            weights = weights + self._spread(ops.convert_to_tensor(native), own)
+        return weights
+
+    def _spread(self, weights: Any, columns: np.ndarray) -> Any:
+        """Return weights of some experts as weights of all: zero for the others."""
+        if len(columns) == self.experts.num_experts:
+            return weights
+        places = np.eye(self.experts.num_experts, dtype="float32")[columns]
+        return ops.matmul(weights, ops.convert_to_tensor(places, weights.dtype))
+
+    def _per_part(self, inputs: Any, is_list: bool) -> tuple[list[Any], list[Any]]:
+        """Return the inputs (or shapes) of the banks that have experts, and those of the gates."""
+        banks, gates = len(self.num_experts), len(self.links)
+        if not is_list:
+            return [inputs], [inputs] * gates
+        if len(inputs) not in (banks, banks + gates):
+            raise ValueError(
+                f"{type(self).__name__} should be called on one input, or on {banks}: one per "
+                f"bank of experts (and {gates} more if the gates have inputs of their own). "
+                f"Received: {len(inputs)} inputs"
+            )
+        own = list(inputs[banks:]) or [inputs[b] for b in self._own]
+        return [x for x, size in zip(inputs, self.num_experts, strict=False) if size], own
+
+    def mixtures(self, tasks: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Return a name for each gate, and for each of the experts that it mixes.
+
+        Args:
+            tasks: list of str. Names of the model's tasks, for layers that know no others.
+        """
+        return self._mixtures(self.names or [f"bank {b + 1}" for b in range(len(self.num_experts))])
+
+    def _mixtures(self, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        subsets = list(self.experts.subsets) or [""]
+        experts = [
+            [f"{name} {subset}".rstrip() + f" {i + 1}" for subset in subsets for i in range(size)]
+            for name, size in zip(names, self.num_experts, strict=True)
+        ]
+        return [
+            (names[own], [expert for b in self._banks_of(k) for expert in experts[b]])
+            for k, own in enumerate(self._own)
+        ]
+
+    def gate_inputs(self, inputs: Any) -> list[Any]:
+        """Return which of a call's inputs each gate reads."""
+        return self._per_part(inputs, isinstance(inputs, (list, tuple)))[1]
+
+    def inputs_of(self, output: int, inputs: Sequence[Any]) -> list[Any]:
+        """Return those of a call's inputs that one of its outputs depends on.
+
+        Args:
+            output: int. Index of the output.
+            inputs: list. The call's inputs.
+        """
+        return self._inputs_of(output, inputs, self._banks_of(output))
+
+    def trained_inputs_of(self, output: int, inputs: Sequence[Any]) -> list[Any]:
+        """Return those of a call's inputs that one of its outputs sends a gradient; see above."""
+        return self._inputs_of(output, inputs, self._banks_of(output, stopped=False))
+
+    def _inputs_of(self, output: int, inputs: Sequence[Any], banks: list[int]) -> list[Any]:
+        if len(inputs) == 1:
+            return list(inputs)
+        own = len(self.num_experts) + output
+        return [*(inputs[b] for b in banks), *inputs[own : own + 1]]
+
+    def shared_parts(self, tasks: Sequence[set[int]]) -> list[tuple[Any, np.ndarray | None]]:
+        """Return the parameters that serve several tasks.
+
+        Args:
+            tasks: for each output, the tasks of the model that train it.
+
+        Returns:
+            A list of pairs: a trainable variable, and None or a mask of its shared entries.
+        """
+        served: list[set[int]] = [set() for _ in self.num_experts]
+        for k, users in enumerate(tasks):
+            for b in self._banks_of(k, stopped=False):
+                served[b] |= users
+        several = [len(users) > 1 for users in served]
+        parts: list[tuple[Any, np.ndarray | None]] = []
+        for variable in self.experts.trainable_variables if any(several) else []:
+            rows = np.repeat(several, self._rows_of_banks(variable))
+            mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
+            parts.append((variable, None if rows.all() else mask))
+        for k, users in enumerate(tasks):
+            if len(users) > 1:
+                parts += [(variable, None) for variable in self._of_gate(k) if variable.trainable]
+        return parts
+
+    def _of_gate(self, k: int) -> list[Any]:
+        """Return the variables of gate k alone."""
+        native = [self._native[k]] if self.residual == "native" else []
+        return [*(v for v in native if v is not None), *self.gates[k].weights]
+
+    def config_of_task(self, task: int) -> dict[str, Any]:
+        """Return the configuration of the same layer for one gate, without what it doesn't read."""
+        banks = self._banks_of(task)
+        return {
+            **self.get_config(),
+            "num_experts": [self.num_experts[b] for b in banks],
+            "links": [[self.links[task][b] for b in banks]],
+            "names": [self.names[b] for b in banks] if self.names else None,
+        }
+
+    def weights_of_task(self, task: int) -> list[np.ndarray]:
+        """Return the weights of the layer that `config_of_task` describes.
+
+        Args:
+            task: int. Index of the gate.
+
+        Returns:
+            A list of arrays, as `set_weights` takes it.
+        """
+        experts = []
+        for value in self.experts.get_weights():
+            parts = np.split(value, np.cumsum(self._rows_of_banks(value))[:-1])
+            experts.append(np.concatenate([parts[b] for b in self._banks_of(task)]))
+        own = [ops.convert_to_numpy(variable) for variable in self._of_gate(task)]
+        first = len(own) - len(self.gates[task].weights)
+        return [*own[:first], *experts, *own[first:]]
+
+    def _rows_of_banks(self, weight: Any) -> np.ndarray:
+        """Return how long each bank's part of the experts' weight is.
+
+        The first axis is (experts,), those of one subset or of all, or (experts * units,) in batch
+        normalisation: in the order of the banks, and in proportion to their sizes.
+        """
+        sizes = np.array(self.num_experts)
+        rows: np.ndarray = sizes * (weight.shape[0] // sizes.sum())
+        return rows
+
+    def compute_output_shape(self, input_shape: Any) -> list[tuple[int | None, ...]]:
+        """Return one `(B, H)` per gate."""
+        is_list = isinstance(input_shape[0], (list, tuple))
+        banks, gates = self._per_part(input_shape, is_list)
+        batch, _, width = self.experts.compute_output_shape(banks if is_list else input_shape)
+        return [(batch, width) for _ in gates]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        experts = self.experts.get_config()
+        return {
+            **super().get_config(),
+            "num_experts": list(self.num_experts),
+            "links": [list(row) for row in self.links],
+            "residual": self.residual,
+            "names": list(self.names) if self.names else None,
+            **self._gating,
+            **{
+                key: experts[key]
+                for key in ("units", "activation", "l2_reg", "dropout", "use_bn", "subsets")
+            },
+            "seed": self.seed,
+        }
+
+
+def _check_links(links: Any, num_experts: Sequence[int]) -> list[list[str | None]]:
+    rows = [list(row) for row in checks.entries("links", links, "a list of lists, one per gate")]
+    kind = checks.one_of("own", "other", "stopped", None)
+    for k, row in enumerate(rows):
+        if len(row) != len(num_experts) or row.count("own") != 1:
+            raise ValueError(
+                f"`links[{k}]` should have one entry per bank, of which there are "
+                f"{len(num_experts)}, and one of them should be 'own'. Received: {row}"
+            )
+        for b, link in enumerate(row):
+            kind(f"links[{k}][{b}]", link)
+        if not sum(size for size, link in zip(num_experts, row, strict=True) if link):
+            raise ValueError(
+                f"`num_experts` should give gate {k} an expert to mix. "
+                f"Received: {list(num_experts)}, and links {row}"
+            )
+    return rows
+
+
+def _check_names(names: Any, banks: int) -> list[str] | None:
+    if names is None:
+        return None
+    checked = checks.entries("names", names, "a list of strings, or None")
+    if len(checked) != banks or not all(isinstance(name, str) for name in checked):
+        raise ValueError(f"`names` should hold a string for each bank. Received: {names!r}")
+    return checked
