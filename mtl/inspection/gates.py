@@ -148,7 +148,7 @@ class GateProbe:
             )
         self._source = model
         self._experts = {key: labels for key, (_, labels) in gates.items()}
-        self._model = keras.Model(model.input, [tensor for tensor, _ in gates.values()])
+        self._model = model.beside([tensor for tensor, _ in gates.values()])
 
     @property
     def gates(self) -> list[tuple[int, str]]:

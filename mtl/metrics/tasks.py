@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
@@ -102,7 +101,7 @@ def evaluate_tasks(
     if chain:
         # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
         x = arrays.check_inputs(model.feature_columns, x)
-        whole = keras.Model(model.input, [*model.outputs, chain[2].output])
+        whole = model.beside([*model.outputs, chain[2].output])
     else:
         whole = model
     predictions = checks.as_list(whole.predict(x, batch_size=batch_size, verbose=0))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -29,11 +30,26 @@ def returns_every_output() -> bool:
     return _every_output.get()
 
 
-class _Made:
-    """Compiled functions by whether they mask missing labels; Keras would track a plain dict."""
+# What holds for a call, in its thread alone: values by the `id` of a model and a name.
+_for_now: ContextVar[Mapping[tuple[int, str], Any]] = ContextVar(
+    "for_now", default=MappingProxyType({})
+)
 
-    def __init__(self) -> None:
-        self.functions: dict[bool, tuple[Any, Any, Any]] = {}
+
+def _by_mask(name: str) -> Any:
+    """Return a property that is another for data with, and without, missing labels.
+
+    Functions are compiled for one or the other. Both are kept: data may come in chunks of which
+    some have missing labels, and evaluation in one thread leaves training in another alone.
+    """
+
+    def get(self: Any) -> Any:
+        return self._kept.get((name, self.masked))
+
+    def put(self: Any, value: Any) -> None:
+        self._kept[name, self.masked] = value
+
+    return property(get, put)
 
 
 class SteppedModel(WholeSteps):
@@ -43,17 +59,56 @@ class SteppedModel(WholeSteps):
     """
 
     jit_compile: Any  # a property of Keras' trainer
-    steps_per_execution: int
     balancer: Any
     _full_batches_by_xla = False  # until `compile` decides
-    _step: Any = None
     _has_step_variables = False
     _auto_steps = False
-    test_function: Any
+    train_function = _by_mask("train_function")
+    test_function = _by_mask("test_function")
+    _step = _by_mask("step")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._made = _Made()
+    @property
+    def _kept(self) -> dict[Any, Any]:
+        # Keras would track a plain attribute, and sets some of these before `__init__` ends.
+        return self.__dict__.setdefault("kept", {})  # type: ignore[no-any-return]
+
+    def _now(self, name: str, default: Any) -> Any:
+        """Return what a name is in this call, or in any other."""
+        return _for_now.get().get((id(self), name), self._kept.get(name, default))
+
+    def _for_a_while(self, name: str, value: Any) -> contextlib.AbstractContextManager[Any]:
+        return held(_for_now, {**_for_now.get(), (id(self), name): value})
+
+    @property
+    def masked(self) -> bool:
+        """Whether steps mask missing labels: unless the data are known to have none."""
+        return self._now("masked", True)  # type: ignore[no-any-return]
+
+    @masked.setter
+    def masked(self, value: bool) -> None:
+        self._kept["masked"] = value
+
+    def masked_for_a_while(self, value: bool) -> contextlib.AbstractContextManager[Any]:
+        """Mask missing labels, or don't, for the time of a block, in this thread alone."""
+        return self._for_a_while("masked", value)
+
+    @property
+    def steps_per_execution(self) -> int:
+        """Batches per call of a compiled function."""
+        return self._now("steps", 1)  # type: ignore[no-any-return]
+
+    @steps_per_execution.setter
+    def steps_per_execution(self, value: int) -> None:
+        self._kept["steps"] = value
+
+    def steps_of(self, number: int) -> contextlib.AbstractContextManager[Any]:
+        """Run so many steps per call for the time of a block, in this thread alone."""
+        return self._for_a_while("steps", number)
+
+    def _forget_functions(self) -> None:
+        for name in ("train_function", "test_function", "step"):
+            for masked in (True, False):
+                self._kept.pop((name, masked), None)
 
     @property
     def lazy(self) -> bool:
@@ -87,24 +142,12 @@ class SteppedModel(WholeSteps):
         """
         self._auto_steps = auto_steps
         self._has_step_variables = False
-        self._made.functions.clear()
-        self._step = None
+        self._forget_functions()
         self._full_batches_by_xla = auto_jit and not self.run_eagerly and pays_on_cpu(self)
         for variable in self.trainable_variables:
             variable.sparse_gradient = self.lazy
         if self.lazy:  # its variables are needed when the step is traced
             self.optimizer.build(self.trainable_variables)
-
-    def switch_functions(self, masked: bool) -> None:
-        """Take the compiled functions for data with, or without, missing labels.
-
-        Each is made once: data may come in chunks of which some have missing labels.
-        """
-        functions = (self._step, self.train_function, self.test_function)
-        self._made.functions[not masked] = functions
-        nothing = (None, None, None)
-        restored = self._made.functions.get(masked, nothing)
-        self._step, self.train_function, self.test_function = restored
 
     def start_steps(
         self, data: tuple[Any, Any, Any], batch_size: int | None, callbacks: Any, by_steps: bool
@@ -157,17 +200,7 @@ class SteppedModel(WholeSteps):
         if number != self.steps_per_execution:
             self.steps_per_execution = number
             if keras.backend.backend() == "tensorflow":  # whose functions hold the number
-                self.train_function = self.test_function = None
-                self._made.functions.clear()
-
-    @contextlib.contextmanager
-    def steps_of(self, number: int) -> Iterator[None]:
-        """Run so many steps per call for a while."""
-        before, self.steps_per_execution = self.steps_per_execution, number
-        try:
-            yield
-        finally:
-            self.steps_per_execution = before
+                self._forget_functions()
 
     @property
     def _steps_in_functions(self) -> int:
@@ -193,9 +226,15 @@ class SteppedModel(WholeSteps):
 
         JAX knows what it has traced by the function, and every time a method is taken from the
         model it is equal to the last: one trace would serve data with and without missing labels.
+        Which of them it serves is part of it: replicas on TensorFlow run in threads of their own.
         """
-        method = getattr(self, name)
-        object.__setattr__(self, name, lambda *args: method(*args))
+        method, masked = getattr(self, name), self.masked
+
+        def own(*args: Any) -> Any:
+            with self.masked_for_a_while(masked):
+                return method(*args)
+
+        object.__setattr__(self, name, own)
         try:
             yield
         finally:

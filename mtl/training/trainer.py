@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -23,13 +22,11 @@ from mtl.training.metrics import update_metrics
 from mtl.training.objective import Objective, total
 from mtl.training.slices import predict_by_slices
 from mtl.training.taskdata import TaskData
-from mtl.training.whole import whole_steps
+from mtl.training.whole import in_turn
 
 
 class TaskTrainer(TaskData):
     """A Keras model that is trained on several tasks; `MultiTaskModel` says which these are."""
-
-    _missing_labels = True  # unless the data are known to have none
 
     @property
     def metrics_names(self) -> list[str]:
@@ -161,7 +158,7 @@ class TaskTrainer(TaskData):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    @whole_steps
+    @in_turn
     def fit(
         self,
         x: Any = None,
@@ -219,7 +216,7 @@ class TaskTrainer(TaskData):
         elif validation_data is not None:
             validation_data = self.checked_data(validation_data)[0]
         known = isinstance(x, dict) and (validation_data is None or y_val is not None)
-        self._expect_missing_labels(not known or labels.any_missing([y, y_val]))
+        self.masked = not known or labels.any_missing([y, y_val])
         if self.balancer is not None:
             callbacks = with_callbacks(callbacks, first=EndOfEpoch(self.balancer))
         if hasattr(x, "by_pool"):  # a stream, which shuffles by itself
@@ -242,7 +239,7 @@ class TaskTrainer(TaskData):
                 **kwargs,
             )
 
-    @whole_steps
+    @in_turn
     def evaluate(
         self,
         x: Any = None,
@@ -263,11 +260,10 @@ class TaskTrainer(TaskData):
         with masked, evaluation():
             logs = super().evaluate(**data, batch_size=batch_size, verbose=verbose, **kwargs)
             objective = internals.objective_of(self)
-            if self._missing_labels and isinstance(objective, Objective):
+            if self.masked and isinstance(objective, Objective):
                 tell_unseen(objective.seen)
         return logs
 
-    @whole_steps
     def predict(
         self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any
     ) -> Any:
@@ -300,7 +296,7 @@ class TaskTrainer(TaskData):
             outputs = super().predict(x, batch_size=size, verbose=verbose)
         return keras.tree.map_structure(lambda output: output[:rows], outputs)
 
-    @whole_steps
+    @in_turn
     def train_on_batch(
         self,
         x: Any,
@@ -316,7 +312,7 @@ class TaskTrainer(TaskData):
         with self._mask_if_missing(x, y):
             return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
-    @whole_steps
+    @in_turn
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
         self.check_compiled("test_on_batch")
@@ -324,7 +320,6 @@ class TaskTrainer(TaskData):
         with self._mask_if_missing(x, y), evaluation():
             return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
-    @whole_steps
     def predict_on_batch(self, x: Any) -> Any:
         """Predict one batch; inputs as in `fit`."""
         return super().predict_on_batch(self.taken_inputs.check(x))
@@ -348,7 +343,7 @@ class TaskTrainer(TaskData):
         y, sample_weight = self._by_task(y, sample_weight)
         y_pred, hidden = self.split_outputs(y_pred)
         return internals.objective_of(self).terms(
-            y, y_pred, hidden, sample_weight, self._missing_labels, self.replicas, **options
+            y, y_pred, hidden, sample_weight, self.masked, self.replicas, **options
         )
 
     def _by_task(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
@@ -365,31 +360,20 @@ class TaskTrainer(TaskData):
         y, sample_weight = self._by_task(y, sample_weight)
         y_pred, _ = self.split_outputs(y_pred)
         if (compiled := internals.compiled_metrics(self)) is not None:
-            update_metrics(compiled, self.tasks, y, y_pred, sample_weight, self._missing_labels)
+            update_metrics(compiled, self.tasks, y, y_pred, sample_weight, self.masked)
         return self.get_metrics_result()
 
     def get_metrics_result(self) -> Any:
         """Return the metrics by name; in an evaluation, NaN for tasks without labels."""
         logs = super().get_metrics_result()
         objective = internals.objective_of(self)
-        nan = self._missing_labels and evaluating() and isinstance(objective, Objective)
+        nan = self.masked and evaluating() and isinstance(objective, Objective)
         return objective.seen.without(logs) if nan else logs
 
-    def _expect_missing_labels(self, missing: bool) -> None:
-        """Put the mask of missing labels into the compiled functions, or leave it out."""
-        if missing != self._missing_labels:
-            self._missing_labels = missing
-            self.switch_functions(masked=missing)
-
-    @contextlib.contextmanager
-    def _mask_if_missing(self, x: Any, y: Any) -> Iterator[None]:
+    def _mask_if_missing(self, x: Any, y: Any) -> contextlib.AbstractContextManager[Any]:
         """Mask for a call if labels are missing, or may be: those of a data set aren't seen.
 
-        Afterwards all is as before: the call may be a callback's, and a `fit` going on.
+        The call may be a callback's in a `fit` that masks, whose metrics it would build.
         """
-        before = self._missing_labels
-        self._expect_missing_labels(before or not isinstance(x, dict) or labels.any_missing(y))
-        try:
-            yield
-        finally:
-            self._expect_missing_labels(before)
+        missing = not isinstance(x, dict) or labels.any_missing(y)
+        return self.masked_for_a_while(self.masked or missing)

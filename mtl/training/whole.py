@@ -1,8 +1,9 @@
-"""Whole steps: whatever ends a call, the model holds the weights of the last step that was done.
+"""Whole steps: whatever ends a call, and from however many threads, no weight is lost.
 
 Keras' trainer on JAX takes the values out of a model's variables for the time of `fit`, `evaluate`
 and `predict`, hands them from step to step, and puts them back when all went well. After an error,
-Ctrl-C included, or where two threads call one model, they would be lost. How it does that is
+Ctrl-C included, they would be lost, and another thread finds none. Here each step takes them from
+the variables and puts them back; Keras hands on the names of their kinds alone. How it does that is
 private to Keras, and known here alone; tests/training/test_whole.py tells when it changes.
 
 Ctrl-C within a step waits for its end: half of the weights would be the next step's, and on JAX the
@@ -11,10 +12,11 @@ old ones are gone before the new ones are there.
 
 from __future__ import annotations
 
-import signal
+# Its wrappers in `signal` take 25 µs a step to make enums.
+import _signal as signal  # type: ignore[import-not-found]
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -22,28 +24,27 @@ import keras
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What a step hands on: all of it in training, and less in evaluation and prediction.
-_STATE = (
+# What a step takes and gives back: all of it in training, less in evaluation and prediction.
+_KINDS = (
     "trainable_variables",
     "non_trainable_variables",
     "optimizer_variables",
     "metrics_variables",
 )
-_BY_NUMBER = {4: _STATE, 3: (*_STATE[:2], _STATE[3]), 2: _STATE[:2]}
 
 
-def whole_steps(method: F) -> F:
-    """Decorate a method of a `WholeSteps` that runs steps."""
+def in_turn(method: F) -> F:
+    """Decorate a method of a `WholeSteps` that trains or evaluates: metrics serve one at a time."""
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._whole_steps():
+        with self._in_turn:
             return method(self, *args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
-@contextmanager
+@contextlib.contextmanager
 def unbroken() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the block; it comes to the main thread alone."""
     main = threading.current_thread() is threading.main_thread()
@@ -61,87 +62,103 @@ def unbroken() -> Iterator[None]:
             handler(*waiting[0])
 
 
-class _Newest:
-    """The newest values of a model's variables, by their kind; Keras would track a plain dict."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Sequence[Any]] = {}
-
-
 class WholeSteps(keras.Model):
-    """A Keras model that keeps its weights whatever ends a call; threads call it in turn."""
+    """A Keras model that keeps its weights whatever ends a call.
+
+    Threads may use it at once: they train and evaluate in turn, and predict meanwhile.
+    """
 
     train_function: Any
-    _newest: _Newest | None = None  # while a call runs
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_turn = threading.RLock()
+        # A step on JAX takes the variables' buffers, so that nobody may read them meanwhile.
+        self._on_jax = keras.backend.backend() == "jax"
+        self._step_lock: Any = threading.RLock() if self._on_jax else contextlib.nullcontext()
 
-    @contextmanager
-    def _whole_steps(self) -> Iterator[None]:
-        with self._in_turn:
-            outermost = self._newest is None
-            if outermost:
-                self._newest = _Newest()
-            try:
-                yield
-            except BaseException:
-                if keras.backend.backend() == "jax":
-                    self._put_back()
-                raise
-            finally:
-                if outermost:
-                    self._newest = None
+    def beside(self, outputs: Any) -> WholeSteps:
+        """Return a model of other outputs, which shares this one's layers and may run beside it."""
+        other = WholeSteps(self.input, outputs)
+        other._step_lock = self._step_lock
+        return other
 
-    def _put_back(self) -> None:
-        newest = self._newest.values if self._newest is not None else {}
-        pairs = [
-            pair
-            for kind, values in newest.items()
-            for pair in zip(self._variables_of(kind), values, strict=True)
-        ]
-        # Keras may have put back what the last step took; values without a gap may be a callback's.
-        if any(variable._value is None or variable._value.is_deleted() for variable, _ in pairs):
-            for variable, value in pairs:
-                variable._value = value
-        # A `fit` that goes on, as a callback may have caught the error, then reads the variables.
-        self._jax_state, self._jax_state_synced = None, True
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs."""
+        with self._step_lock:
+            return super().__call__(*args, **kwargs)
+
+    def get_weights(self) -> Any:
+        """Return the weights as arrays."""
+        with self._step_lock:
+            return super().get_weights()
+
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Save the weights, as `keras.Model.save_weights` does."""
+        with self._step_lock:
+            super().save_weights(*args, **kwargs)
+
+    @property
+    def _jax_state_synced(self) -> bool:
+        """Whether the variables have the newest values: always; Keras tries to say otherwise."""
+        return True
+
+    @_jax_state_synced.setter
+    def _jax_state_synced(self, _: bool) -> None:
+        pass
+
+    def jax_state_sync(self) -> None:
+        """Do nothing: the variables have the newest values."""
+
+    def _purge_model_variables(self, **kinds: bool) -> None:
+        pass
+
+    def _get_jax_state(self, **kinds: bool) -> tuple[str, ...]:
+        return tuple(kind for kind in _KINDS if kinds.get(kind))
 
     def _variables_of(self, kind: str) -> Sequence[Any]:
-        if kind == "optimizer_variables":
-            return self.optimizer.variables  # type: ignore[no-any-return]
-        return getattr(self, kind)  # type: ignore[no-any-return]
+        # Listed once per call of `fit` and its like: Keras walks through all layers for it.
+        lists = self.__dict__.setdefault("lists", {})
+        if kind not in lists:
+            of_optimizer = kind == "optimizer_variables"
+            lists[kind] = self.optimizer.variables if of_optimizer else getattr(self, kind)
+        return lists[kind]  # type: ignore[no-any-return]
 
-    def _get_jax_state(self, **kinds: bool) -> Any:
-        """Keep what Keras takes out of the variables."""
-        with unbroken():
-            state = super()._get_jax_state(**kinds)
-            self._keep([kind for kind in _STATE if kinds.get(kind)], state)
-        return state
+    def _list_anew(self) -> None:
+        self.__dict__.pop("lists", None)
 
     def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Keep what each step hands on."""
+        """Let each step take its state from the variables, and put it back."""
 
-        def kept(state: Any, data: Any) -> Any:
-            with unbroken():
+        def whole(kinds: tuple[str, ...], data: Any) -> Any:
+            with self._step_lock, unbroken():
+                variables = [self._variables_of(kind) for kind in kinds]
+                state = tuple([v._value for v in of_kind] for of_kind in variables)
                 result, new = step_function(state, data)
-                if isinstance(new, tuple):
-                    self._keep(_BY_NUMBER[len(new)], new)
-                else:  # prediction on Keras 3.8
-                    self._keep(["non_trainable_variables"], [new])
-            return result, new
+                # Of a prediction on Keras 3.8, those alone that aren't trained.
+                if not isinstance(new, tuple):
+                    variables, new = variables[1:], (new,)
+                for of_kind, values in zip(variables, new, strict=True):
+                    for variable, value in zip(of_kind, values, strict=True):
+                        variable._value = value
+            return result, kinds
 
-        jax = keras.backend.backend() == "jax"
-        return super()._make_function(kept if jax else step_function, *args, **kwargs)
+        return super()._make_function(whole if self._on_jax else step_function, *args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the function that trains on a batch."""
+        self._list_anew()
         before = self.train_function
         super().make_train_function(force)
         if keras.backend.backend() == "torch" and self.train_function is not before:
             self.train_function = unbroken()(self.train_function)
 
-    def _keep(self, kinds: Sequence[str], state: Sequence[Sequence[Any]]) -> None:
-        if self._newest is not None:
-            self._newest.values.update(zip(kinds, state, strict=True))
+    def make_test_function(self, force: bool = False) -> Any:
+        """Make the function that evaluates a batch."""
+        self._list_anew()
+        return super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Make the function that predicts a batch."""
+        self._list_anew()
+        return super().make_predict_function(force)

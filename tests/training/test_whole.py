@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import toy
 
+from mtl.metrics import evaluate_tasks
+from mtl.models import extract_task
+
 X, Y = toy.features(48), toy.labels(rows=48)
 
 
@@ -91,6 +94,85 @@ def test_threads_predict_evaluate_and_train_in_turn() -> None:
     assert all(np.isfinite(fit.result().history["loss"]).all() for fit in fits)
     assert int(one.optimizer.iterations) == 4 * 3
     assert one.steps_per_execution in (steps, 32)
+
+
+def test_whatever_reads_a_model_may_run_beside_training() -> None:
+    one = toy.build("ESMM", dnn_dropout=0.2)
+    one.compile(keras.optimizers.Adam(0.01), metrics=["mae"], **toy.NO_XLA)
+    y = [Y[0], Y[0] * Y[1]]
+    one.fit(X, y, batch_size=8, epochs=1, verbose=0)
+    tensors = {k: keras.ops.convert_to_tensor(v) for k, v in X.items()}
+    readers: list[Any] = [
+        lambda: one.predict(X, verbose=0),
+        lambda: one.predict_on_batch(X),
+        lambda: one(tensors),
+        one.get_weights,
+        lambda: extract_task(one, "cvr").predict(X, verbose=0),
+        lambda: one.evaluate(X, y, verbose=0),
+        lambda: evaluate_tasks(one, X, y),
+    ]
+    begun = int(one.optimizer.iterations)
+    with ThreadPoolExecutor(4) as pool:
+        fit = pool.submit(one.fit, X, y, batch_size=8, epochs=20, verbose=0)
+        futures = [pool.submit(readers[i % len(readers)]) for i in range(4 * len(readers))]
+    assert np.isfinite(fit.result().history["loss"]).all()
+    for future in futures:
+        future.result()
+    assert int(one.optimizer.iterations) == begun + 20 * 6  # no batch was left out
+
+
+def test_data_and_callbacks_may_predict_in_another_thread() -> None:
+    one = model()
+
+    class Hard(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Any:
+            one.predict(X, verbose=0)
+            rows = slice(8 * index, 8 * index + 8)
+            x = {k: np.reshape(v, (48, -1))[rows] for k, v in X.items()}
+            return x, tuple(v[rows, None] for v in Y)
+
+    class Waits(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(one.predict, X, verbose=0).result(60)
+
+    # In a thread, so that what would wait for ever fails.
+    with ThreadPoolExecutor(1) as pool:
+        fit = pool.submit(one.fit, Hard(workers=2), shuffle=False, verbose=0, callbacks=[Waits()])
+        assert np.isfinite(fit.result(120).history["loss"]).all()
+    assert int(one.optimizer.iterations) == 4
+
+
+@pytest.mark.parametrize("at_the_end", ["get_weights", "predict", "evaluate"])
+@pytest.mark.parametrize("by_batch", ["get_weights", "predict_on_batch", "call"])
+def test_callbacks_read_the_model_as_they_like(at_the_end: str, by_batch: str) -> None:
+    tensors = {k: keras.ops.convert_to_tensor(v) for k, v in X.items()}
+
+    def read(model: Any, how: str) -> None:
+        calls = {
+            "get_weights": model.get_weights,
+            "predict": lambda: model.predict(X, verbose=0),
+            "predict_on_batch": lambda: model.predict_on_batch(X),
+            "evaluate": lambda: model.evaluate(X, Y, verbose=0),
+            "call": lambda: model(tensors),
+        }
+        calls[how]()
+
+    class Reads(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            read(self.model, at_the_end)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            read(self.model, by_batch)
+
+    one, other = model(), model()
+    options: dict[str, Any] = {"batch_size": 16, "epochs": 2, "shuffle": False, "verbose": 0}
+    one.fit(X, Y, callbacks=[Reads()], **options)
+    other.fit(X, Y, **options)
+    toy.same(one.get_weights(), other.get_weights(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["predict", "evaluate"])
