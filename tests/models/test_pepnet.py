@@ -105,7 +105,7 @@ def test_x_learns_from_what_is_scaled_alone(units: list[int]) -> None:
 
     def of() -> Any:
         y = layer([ops.convert_to_tensor(given), ops.convert_to_tensor(prior)])
-        return ops.sum(y * weigh.astype("float32"))
+        return ops.sum(y * ops.convert_to_tensor(weigh.astype("float32")))
 
     by_x, by_v = grads.gradients(of, [given, prior])
     w = ref.weights(layer)
