@@ -183,3 +183,5 @@ def test_the_scenario_may_be_any_feature() -> None:
     for name in ("place", "age", "history"):
         model = PEPNet(columns, num_tasks=1, scenario_feature=name)
         assert toy.outputs(model, x)[0].shape == (24, 1)
+    model = PEPNet(columns, num_tasks=1, prior_features=list(x))
+    assert toy.outputs(model, x)[0].shape == (24, 1)
