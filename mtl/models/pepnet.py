@@ -57,8 +57,8 @@ def PEPNet(
         priors_in_input: bool. Whether these features are in x, too. Defaults to True.
         gate_position: str. "input", or "output" for POSO's gates in place of PPNet's: they see
             the priors alone, and scale the output of each of a tower's DNN layers,
-            hˡ⁺¹_k = γˡ_k(r) ⊗ f(hˡ_k Wˡ_k + bˡ_k), so that O isn't scaled again.
-            Defaults to "input".
+            hˡ⁺¹_k = γˡ_k(r) ⊗ f(hˡ_k Wˡ_k + bˡ_k), so that O isn't scaled again. Without
+            priors it says nothing. Defaults to "input".
         gate_dnn_units: list of int or None. Widths of the hidden layers in each gate. Defaults to
             None: one, as wide as what the gate scales, as in the paper.
         tower_dnn_units_lists: list of lists of int. Widths of each task's DNN h_k.

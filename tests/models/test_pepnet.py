@@ -105,7 +105,7 @@ def test_x_learns_from_what_is_scaled_alone(units: list[int]) -> None:
 
     def of() -> Any:
         y = layer([ops.convert_to_tensor(given), ops.convert_to_tensor(prior)])
-        return ops.sum(y * weigh.astype("float32"))
+        return ops.sum(y * ops.convert_to_tensor(weigh.astype("float32")))
 
     by_x, by_v = grads.gradients(of, [given, prior])
     w = ref.weights(layer)
@@ -183,3 +183,5 @@ def test_the_scenario_may_be_any_feature() -> None:
     for name in ("place", "age", "history"):
         model = PEPNet(columns, num_tasks=1, scenario_feature=name)
         assert toy.outputs(model, x)[0].shape == (24, 1)
+    model = PEPNet(columns, num_tasks=1, prior_features=list(x))
+    assert toy.outputs(model, x)[0].shape == (24, 1)
