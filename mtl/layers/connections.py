@@ -110,8 +110,12 @@ class CrossStitchUnit(Connections):
 
     def call(self, inputs: Any) -> list[Any]:
         """Return the stitched columns."""
-        equation = "ijh,bjh->bih" if self.per_channel else "ij,bjh->bih"
-        return ops.unstack(ops.einsum(equation, self.alpha, inputs), self.num_outputs, axis=1)  # type: ignore[no-any-return]
+        alpha = ops.convert_to_tensor(self.alpha)
+        if self.per_channel:
+            stitched = ops.sum(alpha * ops.expand_dims(inputs, 1), axis=2)
+        else:
+            stitched = ops.matmul(alpha, inputs)
+        return list(ops.unstack(stitched, self.num_outputs, axis=1))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -199,11 +203,11 @@ class Routing(Connections):
             self.add_loss(self.penalty * ops.sum(opened))
         z = ops.cast(self._gates(log_alpha, training), self.compute_dtype)
         if self.connection == "aver":
-            v = ops.einsum("ij,bjh->bih", z, inputs)
+            v = ops.matmul(z, inputs)
         else:
             kernel = self.kernel * ops.reshape(z, (*z.shape, 1, 1))
             v = ops.einsum("bjh,ijho->bio", inputs, kernel)
-        return ops.unstack(v, self.num_outputs, axis=1)  # type: ignore[no-any-return]
+        return list(ops.unstack(v, self.num_outputs, axis=1))
 
     def _gates(self, log_alpha: Any, training: bool | None) -> Any:
         if training:

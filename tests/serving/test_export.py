@@ -90,9 +90,19 @@ def export(
 
 
 @exported_here
-@pytest.mark.parametrize("name", toy.SOME)
-def test_every_model_is_served_by_name(name: str, format: str, tmp_path: pathlib.Path) -> None:
-    model = toy.randomize(toy.build(name, task_names=TASKS, dnn_use_bn=True))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in toy.SOME),
+        ("MMoE", {"gate": "dselect_k"}),
+        ("CrossStitch", {"per_channel": True}),
+        ("SNR", {"connection": "aver"}),
+    ],
+)
+def test_every_model_is_served_by_name(
+    name: str, options: dict[str, Any], format: str, tmp_path: pathlib.Path
+) -> None:
+    model = toy.randomize(toy.build(name, task_names=TASKS, dnn_use_bn=True, **options))
     serve = export(model, format, tmp_path)
     for rows in (5, 1):
         x = toy.features(rows)
