@@ -127,7 +127,7 @@ def test_it_is_saved_and_extracted(tmp_path):
     alone = extract_task(model, "worth")
     np.testing.assert_allclose(alone.predict(x, verbose=0), toy.outputs(model, x)[0], rtol=1e-5)
     table = evaluate_tasks(model, x, y)
-    assert table.loc["worth"].notna().sum() == 7
+    assert table.loc["worth"].notna().sum() == 8
 
 
 @pytest.mark.parametrize("how", ["fit", "evaluate", "evaluate_tasks"])
