@@ -33,7 +33,7 @@ ALLOWED = {
     "features": {*LEAVES, "encodings", "columns"},
     "tasks": LEAVES,
     "layers": LAYERS,
-    "losses": {*LEAVES, "losses"},
+    "losses": {*LEAVES, "tasks", "losses"},
     "balancing": OBJECTIVES,
     "optimizers": LEAVES,
     "training": TRAINING,

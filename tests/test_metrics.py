@@ -22,6 +22,7 @@ from mtl.metrics import (
     normalized_gini,
     pcoc,
     scores_of,
+    xauc,
 )
 from mtl.models import ESMM, SharedBottom, extract_task
 
@@ -140,6 +141,44 @@ def test_gini_by_hand() -> None:
     assert np.isnan(normalized_gini([3.0, 3], [1.0, 2]))
     with pytest.raises(ValueError, match=r"values of at least 0. Received: -1"):
         normalized_gini([3.0, -1], [1.0, 2])
+
+
+def test_xauc_by_hand() -> None:
+    """Of the pairs of 5, 1, 3, 3, one has no order; of the five others, 5 > 1 is a tie."""
+    assert xauc([5, 1, 3, 3], [0.5, 0.5, 0.2, 0.8]) == pytest.approx((0.5 + 1 + 0 + 0 + 1) / 5)
+    # A weight of 2 is a row twice: 5 and 1 twice, and twice one of the 3.
+    weighted = xauc([5, 1, 3, 3], [0.5, 0.5, 0.2, 0.8], [1, 1, 2, 1])
+    assert weighted == pytest.approx((0.5 + 2 * 1 + 0 + 2 * 0 + 1) / 7)
+    assert np.isnan(xauc([3, 3], [1, 2]))
+    assert np.isnan(xauc([], []))
+    assert xauc([1, NAN, 2], [1, 9, 2]) == 1
+
+
+@pytest.mark.parametrize("n", [2, 3, 17, 200])
+def test_xauc_is_the_share_of_all_pairs_in_order(n: int) -> None:
+    rng = np.random.default_rng(n)
+    y, p, w = rng.integers(0, n, n) * 1.5, rng.random(n).round(1) - 0.5, rng.exponential(size=n)
+    y[0] = -1
+    i, j = np.triu_indices(n, 1)
+    right = np.sign(y[i] - y[j]) * np.sign(p[i] - p[j])
+    for weights in (None, w):
+        pairs = np.where(y[i] != y[j], 1.0 if weights is None else w[i] * w[j], 0)
+        expected = np.average((1 + right) / 2, weights=pairs)
+        assert xauc(y, p, weights) == pytest.approx(expected, rel=1e-10)
+        assert xauc(y, -p, weights) == pytest.approx(1 - expected, rel=1e-10)
+
+
+def test_xauc_of_two_values_is_the_auc() -> None:
+    expected = sk.roc_auc_score(ROWS.y, ROWS.p, sample_weight=ROWS.w)
+    assert xauc(ROWS.y, ROWS.p, ROWS.w) == pytest.approx(expected, rel=1e-10)
+
+
+def test_xauc_does_not_look_at_pairs_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.exponential(size=300_000)
+    start = time.process_time()
+    assert xauc(y, y + rng.exponential(size=300_000)) == pytest.approx(0.75, abs=0.01)
+    assert time.process_time() - start < 10  # all pairs would take an hour
 
 
 def test_calibration_error_by_hand() -> None:
@@ -331,6 +370,7 @@ def test_evaluate_tasks_of_every_type(mixed: Mixed, weighted: bool) -> None:
         "mae": sk.mean_absolute_error(watch, p_watch, **weights),
         "rmse": sk.mean_squared_error(watch, p_watch, **weights) ** 0.5,
         "r2": sk.r2_score(watch, p_watch, **weights),
+        "xauc": xauc(watch, p_watch, w),
     })  # fmt: skip
     near(table.loc["kind"], {
         "rows": np.count_nonzero(w),
@@ -355,6 +395,7 @@ def test_evaluate_tasks_of_every_type(mixed: Mixed, weighted: bool) -> None:
         "mae": sk.mean_absolute_error(worth, value, **weights),
         "rmse": sk.mean_squared_error(worth, value, **weights) ** 0.5,
         "r2": sk.r2_score(worth, value, **weights),
+        "xauc": xauc(worth, value, w),
         "gini": normalized_gini(worth, value, w),
     })  # fmt: skip
     ungrouped = evaluate_tasks(mixed.model, X, y, sample_weight=options["sample_weight"])

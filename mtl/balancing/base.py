@@ -172,9 +172,3 @@ def plain(given: Any) -> Any:
 def weighted_sum(factors: Iterable[Any], tensors: Iterable[Any]) -> Any:
     """Return Σ_k factor_k tensor_k."""
     return sum(factor * tensor for factor, tensor in zip(factors, tensors, strict=True))
-
-
-def log_objective(losses: Any) -> Any:
-    """Return Σ_k log L_k over the tasks that have a label, without a gradient."""
-    losses = ops.stop_gradient(losses)
-    return ops.sum(ops.log(ops.where(losses > 0, losses, 1.0)))

@@ -2,9 +2,9 @@
 
 Notation: g_k is the gradient of task k's loss, n_k = |g_k|, u_k = g_k / n_k, and R the matrix of
 cosines u_i · u_j; d = Σ_k c_k g_k is the combined gradient. Gradients may be of any scale: if all
-are multiplied by s, so is d (except that of `NashMTL`, whose length is constant). Without conflict,
-d is of the size of the sum of the gradients with `PCGrad` and `GradVac`, and of their mean with
-`MGDA`, `CAGrad` and `IMTLG`.
+are multiplied by s, so is d (except those of `NashMTL` and `FairGrad`). Without conflict, d is of
+the size of the sum of the gradients with `PCGrad` and `GradVac`, and of their mean with `MGDA`,
+`CAGrad`, `UPGrad` and `IMTLG`.
 
 A task whose gradient is zero, as that of a task without a label in the batch, is left out: its
 coefficient is 0, and the others get those that they would get without it. If all gradients are

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from mtl import checks
-from mtl.balancing.base import GradientBalancer, log_objective
+from mtl.balancing.base import GradientBalancer
 from mtl.balancing.gram import reciprocal
 
 __all__ = ["DualBalancing", "MetaBalance"]
@@ -25,7 +25,7 @@ class DualBalancing(GradientBalancer):
 
     in step t. The other parameters receive the gradient of Σ_k log L_k. The averages take as much
     memory as the shared parameters for every task. A task without a label in the batch keeps its
-    average, and has no part in d.
+    average, and has no part in d; nor has one whose loss isn't above 0, as a likelihood's may be.
 
     Args:
         beta: float in [0, 1). β. Defaults to 0.9, as in the authors' code.
@@ -58,7 +58,9 @@ class DualBalancing(GradientBalancer):
 
     def penalty(self, losses: Any) -> Any:
         """Return what the weighted sum lacks of Σ_k log L_k, for the logs."""
-        return log_objective(losses) - ops.stop_gradient(ops.sum(self.weights_of(losses) * losses))
+        losses = ops.stop_gradient(losses)
+        logs = ops.log(ops.where(losses > 0, losses, 1.0))
+        return ops.sum(logs - self.weights_of(losses) * losses)
 
     def combine(self, gradients: Sequence[Sequence[Any]], losses: Any) -> list[Any]:
         """Return d, and move the averages; see `GradientBalancer`."""

@@ -28,7 +28,7 @@ class STCH(Balancer):
     all are alike. In the warm-up L = Σ_k log(L_k - z_k), and n_k is the mean of L_k in its last
     epoch. The logarithm, the warm-up and T are those of the authors' code for multi-task learning;
     the paper's equation has L_k - z_k in place of f_k. A task without a label in the batch, or
-    better than its ideal, has no part in L.
+    not above its ideal, has no part in L.
 
     Args:
         mu: float above 0. μ. Defaults to 1, as in the authors' code.
@@ -95,12 +95,13 @@ class STCH(Balancer):
 
     def penalty(self, losses: Any) -> Any:
         """Return what the weighted sum lacks of L, for the logs."""
+        losses = ops.stop_gradient(losses)
         gap, counts, exponent = self._parts(losses)
         tasks = ops.sum(ops.cast(counts, "float32"))
         smooth = tasks * self.mu * ops.logsumexp(exponent)
         warm = ops.sum(ops.where(counts, ops.log(ops.maximum(gap, TINY)), 0.0))
         value = ops.where(self._warm(), warm, ops.where(tasks > 0, smooth, 0.0))
-        return value - ops.stop_gradient(ops.sum(self.weights_of(losses) * losses))
+        return value - ops.sum(self.weights_of(losses) * losses)
 
     def _warm(self) -> Any:
         return ops.convert_to_tensor(self.epochs) < self.warmup

@@ -1,4 +1,4 @@
-"""Losses that Keras lacks: over several tasks, of lifetime values; and the mask of missing labels.
+"""Losses over several tasks, over rows that are ranked, and of lifetime values.
 
 A label that is NaN is missing. Models of `mtl.models` leave such rows out of their task's loss and
 metrics, whatever the loss: Keras' own, such as `keras.losses.BinaryFocalCrossentropy` or
@@ -14,12 +14,15 @@ from mtl.losses.joint import (
     split_missing,
 )
 from mtl.losses.lifetime import ZeroInflatedLogNormal
+from mtl.losses.ranking import JRCLoss, PairwiseRankLoss
 
 __all__ = [
     "FunnelLoss",
+    "JRCLoss",
     "JointLoss",
     "MultiTaskBCE",
     "OrderPenalty",
+    "PairwiseRankLoss",
     "ZeroInflatedLogNormal",
     "mean_of_valid",
     "split_missing",

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from mtl import checks
+from mtl.tasks import Task
 
 __all__ = ["FunnelLoss", "JointLoss", "MultiTaskBCE", "OrderPenalty"]
 
@@ -37,7 +38,9 @@ class JointLoss:
     """A loss over the outputs of several tasks, for `compile(joint_losses=[…])`.
 
     It is added to the sum of the tasks' own losses, and logged by its name. Subclasses implement
-    `call`; to be saved with a model, they are registered as any Keras object is.
+    `call`; to be saved with a model, they are registered as any Keras object is. One that needs
+    inputs of the model, such as a user's id, has their names as `features`, and its `call` takes
+    them as a fourth argument, a dict; one that needs the tasks' types implements `start`.
 
     Args:
         tasks: list of str. The names of the tasks whose outputs it takes.
@@ -48,6 +51,8 @@ class JointLoss:
         TypeError: an argument of a wrong type.
         ValueError: a negative weight, or no tasks.
     """
+
+    features: Sequence[str] = ()
 
     def __init__(self, tasks: Sequence[str], weight: float, name: str) -> None:
         if isinstance(tasks, str) or not all(isinstance(task, str) for task in tasks):
@@ -60,9 +65,13 @@ class JointLoss:
         self.weight = checks.non_negative_float("weight", weight)
         self.name = name
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
-        """Return the weighted loss; arguments as in `call`."""
-        return self.weight * self.call(y_true, y_pred, sample_weight)
+    def start(self, tasks: Mapping[str, Task]) -> None:
+        """Take notice of the model's tasks, by name, when it is compiled."""
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any, inputs: Any = None) -> Any:
+        """Return the weighted loss; arguments as in `call`, and the model's inputs by name."""
+        features = [{name: inputs[name] for name in self.features}] if self.features else []
+        return self.weight * self.call(y_true, y_pred, sample_weight, *features)
 
     def call(
         self, y_true: Mapping[str, Any], y_pred: Mapping[str, Any], sample_weight: Mapping[str, Any]

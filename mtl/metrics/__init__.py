@@ -1,5 +1,6 @@
-"""Metrics of predictions, in numpy: ranking, likelihood and calibration, per task of a model."""
+"""Metrics of predictions, in numpy: ranking, likelihood, calibration and errors, by task."""
 
+from mtl.metrics.amounts import normalized_gini, xauc
 from mtl.metrics.arrays import (
     auc,
     expected_calibration_error,
@@ -7,7 +8,6 @@ from mtl.metrics.arrays import (
     labelled,
     log_loss,
     normalized_entropy,
-    normalized_gini,
     pcoc,
 )
 from mtl.metrics.tasks import (
@@ -34,4 +34,5 @@ __all__ = [
     "normalized_gini",
     "pcoc",
     "scores_of",
+    "xauc",
 ]

@@ -188,44 +188,6 @@ def pcoc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     return float(np.sum(w * _probabilities(p)) / observed) if observed else np.nan
 
 
-def normalized_gini(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
-    """Return how well predictions rank values by what share of all value their top rows hold.
-
-    With the rows in order of falling predictions, the gain curve is the share of all value over
-    the share of rows; the Gini coefficient is twice its area above the diagonal. It is divided by
-    that of the values' own order: 1 is the best ranking, 0 is that of chance, below is worse.
-    Along rows of equal predictions the curve is straight.
-
-    Args:
-        y_true: array of values of at least 0, or NaN where missing.
-        y_pred: array of scores, such as expected values.
-        sample_weight: array of non-negative weights, or None. Defaults to None: 1 each.
-
-    Returns:
-        A float in [-1, 1]; NaN unless values differ.
-
-    Raises:
-        TypeError: arrays that hold no numbers.
-        ValueError: as for `auc`, or values below 0.
-
-    References:
-        - Wang et al., A Deep Probabilistic Model for Customer Lifetime Value Prediction, 2019
-    """
-    y, p, w = labelled(y_true, y_pred, sample_weight, binary=False)
-    check_all("y_true", y, y >= 0, "values of at least 0")
-    best = _gini(y, y, w)
-    return _gini(y, p, w) / best if best > 1e-12 else np.nan
-
-
-def _gini(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> float:
-    if not np.sum(w * y):
-        return 0.0
-    ties = np.unique(-p, return_inverse=True)[1]
-    rows, value = np.bincount(ties, w), np.bincount(ties, w * y)
-    gain = np.cumsum(value) - value / 2
-    return float(2 * np.sum(rows * gain) / (rows.sum() * value.sum()) - 1)
-
-
 def labelled(
     y_true: Any,
     y_pred: Any,

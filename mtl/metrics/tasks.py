@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mtl import checks
+from mtl.metrics.amounts import normalized_gini, xauc
 from mtl.metrics.arrays import (
     auc,
     check_all,
@@ -18,7 +19,6 @@ from mtl.metrics.arrays import (
     labelled,
     log_loss,
     normalized_entropy,
-    normalized_gini,
     pcoc,
     weighted_mean,
 )
@@ -69,10 +69,10 @@ def evaluate_tasks(
     |---|---|
     | every | rows: those with a label and a weight above 0 |
     | binary | positive_rate, auc, group_auc, log_loss, normalized_entropy, ece, pcoc |
-    | regression | mae, rmse, r2 |
+    | regression | mae, rmse, r2, xauc |
     | multiclass | auc (mean over classes, each against the rest), log_loss, accuracy |
     | multilabel | auc (mean over labels), log_loss and accuracy over all labels that are there |
-    | lifetime_value | positive_rate and auc of P(value > 0), mae, rmse, r2, gini (normalised) |
+    | lifetime_value | positive_rate, auc of P(value > 0), mae, rmse, r2, xauc, normalised gini |
 
     An ESMM has a row more, `"cvr"`: P(conversion | click), scored over clicked rows, where alone
     it can be observed, with the labels and weights of CTCVR; CTCVR itself is scored over all rows.
@@ -169,6 +169,7 @@ def _regression(task: Task, y: Any, p: Any, w: Any, _: Any) -> dict[str, float]:
         "mae": weighted_mean(np.abs(y - p), w),
         "rmse": error**0.5,
         "r2": 1 - error / variance if variance else np.nan,
+        "xauc": xauc(y, p, w),
     }
 
 

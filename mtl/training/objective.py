@@ -13,6 +13,7 @@ from keras import ops
 from mtl.context import held
 from mtl.losses import JointLoss, ZeroInflatedLogNormal, split_missing
 from mtl.tasks import Task
+from mtl.training import packing
 from mtl.training.evaluation import Seen, may_be_nan
 from mtl.training.kinds import check_shape, crossentropy, kind_in_funnel, kind_of
 
@@ -31,13 +32,13 @@ class Objective:
         losses: list with a Keras loss, its name, a function, or None per task.
         loss_weights: list with a float per task, or None.
         joint_losses: list of `JointLoss`. Defaults to none.
-        hidden: names of the tasks without labels, which joint losses may take, too. Defaults to
-            none.
+        hidden: tasks without labels, which joint losses may take, too. Defaults to none.
+        features: names of the model's inputs, which joint losses may take. Defaults to none.
 
     Raises:
         TypeError: a joint loss is no `JointLoss`.
-        ValueError: there is no loss at all, or a joint loss that names an unknown task or bears
-            another's name.
+        ValueError: there is no loss at all, or a joint loss that names an unknown task or feature
+            or bears another's name.
     """
 
     built = True  # its metrics exist from the start
@@ -48,12 +49,13 @@ class Objective:
         losses: Sequence[Any],
         loss_weights: Sequence[float] | None,
         joint_losses: Sequence[Any] = (),
-        hidden: Sequence[str] = (),
+        hidden: Sequence[Task] = (),
+        features: Sequence[str] = (),
     ) -> None:
         self._tasks = tasks
         self._losses = [_loss(*pair) for pair in zip(tasks, losses, strict=True)]
         self._weights = loss_weights or [1.0] * len(tasks)
-        self._joint = _check_joint(tasks, joint_losses, hidden)
+        self._joint = _check_joint([*tasks, *hidden], tasks, joint_losses, features)
         if not self._joint and all(loss is None for loss in self._losses):
             raise ValueError("`loss` should hold a loss for at least one task. Received: none")
         several = len(tasks) > 1
@@ -98,6 +100,7 @@ class Objective:
         sample_weight: Any,
         missing: bool,
         replicas: int,
+        x: Any = None,
         log: bool = True,
     ) -> tuple[list[Any], list[Any]]:
         """Return the weighted loss of each task, and the joint losses, all scalars.
@@ -109,6 +112,7 @@ class Objective:
             sample_weight: None, or weights as `y`.
             missing: bool. Whether there may be missing labels, or ones that nobody has checked.
             replicas: int. Number of replicas, whose losses Keras sums.
+            x: the model's inputs by name, as `packing.pack` made them, for joint losses.
             log: bool. Whether to update the means of the logs. Defaults to True.
 
         Raises:
@@ -149,12 +153,13 @@ class Objective:
             if mean is not None and log:
                 mean.update_state(value * replicas if replicas > 1 else value, rows)
             losses.append(value * self._weights[k] if self._weights[k] != 1 else value)
-        return losses, self._joint_terms(y, y_pred, hidden, sample_weight, log)
+        return losses, self._joint_terms(y, y_pred, hidden, sample_weight, x, log)
 
     def _joint_terms(
-        self, y: Any, y_pred: Any, hidden: dict[str, Any], sample_weight: Any, log: bool
+        self, y: Any, y_pred: Any, hidden: dict[str, Any], sample_weight: Any, x: Any, log: bool
     ) -> list[Any]:
         values = []
+        inputs = packing.unpack(x) if any(joint.features for joint in self._joint) else None
         for joint, mean in zip(self._joint, self._joint_means, strict=True):
             given = [
                 {
@@ -165,7 +170,8 @@ class Objective:
                 for side in (y, y_pred, sample_weight)
             ]
             given[1] |= {name: hidden[name] for name in joint.tasks if name in hidden}
-            values.append(joint(*given))
+            labels, predictions, weights = given
+            values.append(joint(labels, predictions, weights, inputs))
             if log:
                 mean.update_state(values[-1], ops.shape(y_pred[0])[0])
         return values
@@ -266,9 +272,12 @@ def _loss(task: Task, loss: Any) -> Any:
 
 
 def _check_joint(
-    tasks: Sequence[Task], joint_losses: Sequence[Any], hidden: Sequence[str]
+    every: Sequence[Task],
+    tasks: Sequence[Task],
+    joint_losses: Sequence[Any],
+    features: Sequence[str],
 ) -> list[JointLoss]:
-    known = [*(task.name for task in tasks), *hidden]
+    known = [task.name for task in every]
     names = {"loss"} | {f"{task.output_name}_loss" for task in tasks}
     for loss in joint_losses:
         if not isinstance(loss, JointLoss):
@@ -282,11 +291,18 @@ def _check_joint(
                 f"`joint_losses` should name tasks out of {known}. "
                 f"Received: {unknown} in {loss.name!r}"
             )
+        unknown = [name for name in loss.features if name not in features]
+        if unknown:
+            raise ValueError(
+                f"`joint_losses` should name features out of {list(features)}. "
+                f"Received: {unknown} in {loss.name!r}"
+            )
         if loss.name in names:
             raise ValueError(
                 f"`joint_losses` should have names of their own. Received: {loss.name!r} twice"
             )
         names.add(loss.name)
+        loss.start({task.name: task for task in every})
     return list(joint_losses)
 
 

@@ -110,9 +110,10 @@ class TaskTrainer(TaskData):
         losses = spread.spread_losses(self.tasks, loss)
         loss_weights = spread.spread_loss_weights(self.tasks, loss_weights)
         given = checks.as_list(joint_losses)
-        hidden = [task.name for task in self.hidden_tasks]
         joint = [*self._own_joint_losses(), *given]
-        objective = Objective(self.tasks, losses, loss_weights, joint, hidden)
+        objective = Objective(
+            self.tasks, losses, loss_weights, joint, self.hidden_tasks, list(self.input)
+        )
         balancer = checked_balancer(self, balancer, objective)
         single = len(self.tasks) == 1
         super().compile(
@@ -335,15 +336,15 @@ class TaskTrainer(TaskData):
         """Return the total loss; labels and weights may be lists or dicts by task name."""
         if not isinstance(internals.objective_of(self), Objective):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        losses, joint = self._loss_terms(y, y_pred, sample_weight)
+        losses, joint = self._loss_terms(x, y, y_pred, sample_weight)
         rest = [*joint, *(internals.additional_loss(self, loss) for loss in self.losses)]
         return total(losses, rest, self.balancer if training else None)
 
-    def _loss_terms(self, y: Any, y_pred: Any, sample_weight: Any, **options: Any) -> Any:
+    def _loss_terms(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, log: bool = True) -> Any:
         y, sample_weight = self._by_task(y, sample_weight)
         y_pred, hidden = self.split_outputs(y_pred)
         return internals.objective_of(self).terms(
-            y, y_pred, hidden, sample_weight, self.masked, self.replicas, **options
+            y, y_pred, hidden, sample_weight, self.masked, self.replicas, x, log
         )
 
     def _by_task(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
@@ -352,7 +353,7 @@ class TaskTrainer(TaskData):
 
     def task_losses(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Return the tasks' losses `(T,)` of a batch in training, without a word to the logs."""
-        losses, _ = self._loss_terms(y, self(x, training=True), sample_weight, log=False)
+        losses, _ = self._loss_terms(x, y, self(x, training=True), sample_weight, log=False)
         return keras.ops.stack(losses)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:

@@ -73,6 +73,18 @@ def test_dual_balancing_does_not_see_the_scale_of_a_loss() -> None:
     np.testing.assert_allclose(run([FIRST, *scaled], [0.5, 2e3]), plain, rtol=1e-5)
 
 
+def test_dual_balancing_keeps_the_average_of_a_task_without_labels() -> None:
+    balancer = start(DualBalancing())
+    run = runner(balancer)
+    run([FIRST, SECOND])
+    before = [ops.convert_to_numpy(v) for v in balancer.averages]
+    d = run([FIRST, [[0.0, 0], [[0.0]]]], [1, 0])
+    for old, new in zip(before, map(ops.convert_to_numpy, balancer.averages), strict=True):
+        np.testing.assert_array_equal(new[1], old[1])
+        assert not np.array_equal(new[0], old[0])
+    np.testing.assert_allclose(d / d[0], [1, 4 / 3, 1 / 3], rtol=1e-5)  # along g_1 alone
+
+
 def test_dual_balancing_minimises_logarithms() -> None:
     balancer = start(DualBalancing())
     losses = ops.convert_to_tensor([0.5, 2.0])

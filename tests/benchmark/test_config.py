@@ -91,6 +91,21 @@ def test_a_whole_configuration(files):
     assert np.bincount(every[2].astype(int)).tolist() == counts
 
 
+def test_a_column_of_lifetime_values(files):
+    frame = table()
+    frame["worth"] = np.where(np.arange(100) % 3, 0.0, frame["age"])
+    frame.loc[5, "worth"] = np.nan
+    text = WHOLE.replace("[split]", 'worth = "lifetime_value"\n[split]')
+    _, data = load(files, text, frame)
+    assert data.task_types[-1] == "lifetime_value"
+    labels = np.concatenate([split[1][-1] for split in (data.train, data.val, data.test)])
+    np.testing.assert_allclose(np.nansum(labels), np.nansum(frame["worth"]), rtol=1e-5)
+    assert np.isnan(labels).sum() == 1
+    frame.loc[7, "worth"] = -3
+    with pytest.raises(ValueError, match=r"worth` should hold amounts of at least 0.*-3"):
+        load(files, text, frame)
+
+
 def test_errors_of_a_standardised_regression_are_in_its_own_unit(files, tmp_path):
     recipe, data = load(files)
     train_rows, test_rows = [

@@ -264,6 +264,25 @@ def test_half_precision_scales_the_loss_and_not_the_balance():
     assert abs(weights[1][0] - 1) > 0.02
 
 
+@pytest.mark.skipif(toy.BACKEND == "torch", reason="Keras has no half precision on torch's CPU")
+def test_half_precision_scales_what_a_balancer_changes():
+    changes = []
+    for policy in ("mixed_float16", "float32"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = toy.build("MMoE", l2_reg_embedding=0)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model = toy.randomize(model)
+        before = [ops.convert_to_numpy(v) for v in model.shared_variables]
+        model.compile(keras.optimizers.SGD(0.1), balancer=Given(), **toy.NO_XLA)
+        model.fit(toy.features(), toy.labels(), batch_size=24, verbose=0)
+        after = [ops.convert_to_numpy(v) for v in model.shared_variables]
+        changes.append([a - b for a, b in zip(after, before, strict=True)])
+    toy.same(*changes, rtol=5e-2, atol=1e-4)
+    assert max(np.abs(change).max() for change in changes[1]) > 1e-2
+
+
 def test_shared_variables_of_each_model():
     def names(model):
         return [variable.path for variable in model.shared_variables]
