@@ -11,8 +11,9 @@ from keras import ops
 
 from mtl import checks
 from mtl.layers.experts import Experts
+from mtl.layers.feature_gate import FeatureGate
 from mtl.layers.gate import Gate
-from mtl.seeds import derive_seed
+from mtl.seeds import derive_seed, glorot
 
 Links = Sequence[Sequence[str | None]]
 
@@ -34,9 +35,13 @@ class Fusion(keras.layers.Layer):
         units: list of int. Widths of every expert.
         links: list of lists, `links[k][b]`: how gate k reads bank b. One bank is its own.
         residual: str or None. `"native"`: r_k = v_k, learned weights that are the same for every
-            row, and 1 where there is one expert. Defaults to None: r = 0.
+            row, and 1 where there is one expert. `"self"`: r_k = softmax(V_k u_k), a self-gate, or
+            σ(V_k u_k) where there is one expert. Defaults to None: r = 0.
         names: list of str or None. Names of the banks, for `mtl.inspection`; a gate has its own
             bank's. Defaults to "bank 1", "bank 2", ….
+        feature_gates: list of two ints, or None. Number and rank of the pairs by which a
+            `FeatureGate` of each expert weighs what it reads. Defaults to None: experts read the
+            input of their bank as it is.
         gate_units: list of int or None. Widths of the gates' DNN. Defaults to None.
         gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
         activation: str or function. Activation of experts and gates' DNN. Defaults to `"relu"`.
@@ -69,6 +74,7 @@ class Fusion(keras.layers.Layer):
         links: Links,
         residual: str | None = None,
         names: Sequence[str] | None = None,
+        feature_gates: Sequence[int] | None = None,
         gate_units: Sequence[int] | None = None,
         gate_temperature: float = 1.0,
         activation: Any = "relu",
@@ -84,8 +90,14 @@ class Fusion(keras.layers.Layer):
             checks.non_negative_int(f"num_experts[{b}]", size) for b, size in enumerate(num_experts)
         )
         self.links = _check_links(links, self.num_experts)
-        self.residual = checks.one_of(None, "native")("residual", residual)
+        self.residual = checks.one_of(None, "native", "self")("residual", residual)
         self.names = _check_names(names, len(self.num_experts))
+        self.feature_gates = checks.units("feature_gates", feature_gates)
+        if len(self.feature_gates) not in (0, 2):
+            raise ValueError(
+                "`feature_gates` should be a number of pairs and their rank, or None. "
+                f"Received: {feature_gates!r}"
+            )
         self.gate_units = checks.units("gate_units", gate_units)
         self.gate_temperature = checks.positive_float("gate_temperature", gate_temperature)
         self.seed = checks.seed("seed", seed)
@@ -105,6 +117,17 @@ class Fusion(keras.layers.Layer):
             **common,
         )
         sizes = np.array(self.num_experts) * (len(self.experts.subsets) or 1)
+        self._feature_gate = None
+        if self.feature_gates:
+            pairs, rank = self.feature_gates
+            self._feature_gate = FeatureGate(
+                [int(size) for size in sizes if size],
+                pairs,
+                rank,
+                seed=derive_seed(self.seed, "feature_gate"),
+                dtype=self.dtype_policy,
+                name="feature_gate",
+            )
         ends = np.cumsum(sizes)
         self._columns = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         self._own = [row.index("own") for row in self.links]
@@ -119,6 +142,12 @@ class Fusion(keras.layers.Layer):
             )
             for k in range(len(self.links))
         ]
+        # By gate; None where there are no experts of its own.
+        self._self_gates = [
+            self._self_gate(k, len(self._columns[own]))
+            for k, own in enumerate(self._own)
+            if self.residual == "self"
+        ]
         stopped = np.zeros((len(self.links), self.experts.num_experts), "float32")
         for k, row in enumerate(self.links):
             for link, columns in zip(row, self._columns, strict=True):
@@ -127,6 +156,16 @@ class Fusion(keras.layers.Layer):
 
     def _gate_name(self, k: int) -> str:
         return f"gate_{k}"
+
+    def _self_gate(self, k: int, size: int) -> Any:
+        common = {"dtype": self.dtype_policy, "name": f"self_gate_{k}"}
+        seed = derive_seed(self.seed, "self_gate", k)
+        if size != 1:
+            return Gate(size, seed=seed, **common) if size else None
+        # A softmax of one would be 1, whatever the input.
+        return keras.layers.Dense(
+            1, "sigmoid", use_bias=False, kernel_initializer=glorot(seed), **common
+        )
 
     def _banks_of(self, k: int, stopped: bool = True) -> list[int]:
         """Return the banks that gate k reads, or those alone that learn from it."""
@@ -141,10 +180,16 @@ class Fusion(keras.layers.Layer):
         """Build experts and gates, and create the residual's weights."""
         is_list = isinstance(input_shape[0], (list, tuple))
         banks, gates = self._per_part(input_shape, is_list)
-        self.experts.build(banks if is_list else input_shape)
-        for gate, shape in zip(self.gates, gates, strict=True):
-            gate.build(shape)
-        # By gate; None where the weights are fixed at 1.
+        seen = banks if is_list else input_shape
+        if self._feature_gate is not None:
+            self._feature_gate.build(seen)
+            seen = self._feature_gate.compute_output_shape(seen)
+        self.experts.build(seen)
+        for layers in (self.gates, self._self_gates):
+            for layer, shape in zip(layers, gates, strict=False):
+                if layer is not None:
+                    layer.build(shape)
+        # By gate; None where there is nothing to learn.
         self._native = [
             self._add_native(k, len(self._columns[own]))
             for k, own in enumerate(self._own)
@@ -167,7 +212,10 @@ class Fusion(keras.layers.Layer):
         """Return the gates' mixtures."""
         is_list = isinstance(inputs, (list, tuple))
         banks, gates = self._per_part(inputs, is_list)
-        experts = self.experts(banks if is_list else inputs, training=training)  # (B, E, H)
+        seen = banks if is_list else inputs
+        if self._feature_gate is not None:
+            seen = self._feature_gate(seen)
+        experts = self.experts(seen, training=training)  # (B, E, H)
         # One product with a row of weights per gate, zeros included, is several times faster than
         # a mixture per gate: it reads the experts once.
         weights = ops.stack([self._weights(k, u, training) for k, u in enumerate(gates)], axis=1)
@@ -183,11 +231,15 @@ class Fusion(keras.layers.Layer):
         """Return gate k's weights of all experts, `(B, E)`."""
         weights = self._spread(self.gates[k](u, training=training), self._mixed_by(k))
         own = self._columns[self._own[k]]
-        if self.residual == "native" and len(own):
-            native = self._native[k]
-            native = ops.ones((1, 1), weights.dtype) if native is None else native
-            weights = weights + self._spread(ops.convert_to_tensor(native), own)
-        return weights
+        if self.residual is None or not len(own):
+            return weights
+        if self.residual == "self":
+            residual = self._self_gates[k](u)
+        elif self._native[k] is not None:
+            residual = ops.convert_to_tensor(self._native[k])
+        else:
+            residual = ops.ones((1, 1), weights.dtype)
+        return weights + self._spread(residual, own)
 
     def _spread(self, weights: Any, columns: np.ndarray) -> Any:
         """Return weights of some experts as weights of all: zero for the others."""
@@ -267,7 +319,8 @@ class Fusion(keras.layers.Layer):
                 served[b] |= users
         several = [len(users) > 1 for users in served]
         parts: list[tuple[Any, np.ndarray | None]] = []
-        for variable in self.experts.trainable_variables if any(several) else []:
+        stacked = [v for layer in self._stacks() for v in layer.trainable_variables]
+        for variable in stacked if any(several) else []:
             rows = np.repeat(several, self._rows_of_banks(variable))
             mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
             parts.append((variable, None if rows.all() else mask))
@@ -276,10 +329,19 @@ class Fusion(keras.layers.Layer):
                 parts += [(variable, None) for variable in self._of_gate(k) if variable.trainable]
         return parts
 
+    def _stacks(self) -> list[Any]:
+        """Return the layers whose weights are stacked by expert."""
+        return [layer for layer in (self.experts, self._feature_gate) if layer is not None]
+
     def _of_gate(self, k: int) -> list[Any]:
         """Return the variables of gate k alone."""
         native = [self._native[k]] if self.residual == "native" else []
-        return [*(v for v in native if v is not None), *self.gates[k].weights]
+        own = [self._self_gates[k]] if self.residual == "self" else []
+        layers = [self.gates[k], *(layer for layer in own if layer is not None)]
+        return [
+            *(variable for variable in native if variable is not None),
+            *(variable for layer in layers for variable in layer.weights),
+        ]
 
     def config_of_task(self, task: int) -> dict[str, Any]:
         """Return the configuration of the same layer for one gate, without what it doesn't read."""
@@ -300,13 +362,15 @@ class Fusion(keras.layers.Layer):
         Returns:
             A list of arrays, as `set_weights` takes it.
         """
-        experts = []
-        for value in self.experts.get_weights():
+        stacked = []
+        for value in (value for layer in self._stacks() for value in layer.get_weights()):
             parts = np.split(value, np.cumsum(self._rows_of_banks(value))[:-1])
-            experts.append(np.concatenate([parts[b] for b in self._banks_of(task)]))
-        own = [ops.convert_to_numpy(variable) for variable in self._of_gate(task)]
-        first = len(own) - len(self.gates[task].weights)
-        return [*own[:first], *experts, *own[first:]]
+            stacked.append(np.concatenate([parts[b] for b in self._banks_of(task)]))
+        own = self._of_gate(task)
+        # Keras lists a layer's own weights before those of the layers in it.
+        first = sum("native" in variable.name for variable in own)
+        values = [ops.convert_to_numpy(variable) for variable in own]
+        return [*values[:first], *stacked, *values[first:]]
 
     def _rows_of_banks(self, weight: Any) -> np.ndarray:
         """Return how long each bank's part of the experts' weight is.
@@ -322,7 +386,10 @@ class Fusion(keras.layers.Layer):
         """Return one `(B, H)` per gate."""
         is_list = isinstance(input_shape[0], (list, tuple))
         banks, gates = self._per_part(input_shape, is_list)
-        batch, _, width = self.experts.compute_output_shape(banks if is_list else input_shape)
+        seen = banks if is_list else input_shape
+        if self._feature_gate is not None:
+            seen = self._feature_gate.compute_output_shape(seen)
+        batch, _, width = self.experts.compute_output_shape(seen)
         return [(batch, width) for _ in gates]
 
     def get_config(self) -> dict[str, Any]:
@@ -334,6 +401,7 @@ class Fusion(keras.layers.Layer):
             "links": [list(row) for row in self.links],
             "residual": self.residual,
             "names": list(self.names) if self.names else None,
+            "feature_gates": list(self.feature_gates) or None,
             "gate_units": list(self.gate_units),
             "gate_temperature": self.gate_temperature,
             **{

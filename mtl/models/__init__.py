@@ -4,6 +4,7 @@ from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.adatt import AdaTT
 from mtl.models.cgc import CGC
 from mtl.models.esmm import ESMM
+from mtl.models.home import HoME
 from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
 from mtl.models.ple import PLE
@@ -20,6 +21,7 @@ __all__ = [
     "PLE",
     "ESMM",
     "AdaTT",
+    "HoME",
     "STEM",
     "extract_task",
     "from_deepctr",
