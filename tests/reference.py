@@ -201,6 +201,16 @@ def extraction(
     return outputs
 
 
+def feature_gate(w: Weights, path: str, e: int, v: np.ndarray) -> np.ndarray:
+    """v ⊗ F(v), F(v) = Σ_j softmax(W v)_j · 2σ(A_j B_j v), of expert e."""
+    up, down = w[f"{path}/up_kernel"][e], w[f"{path}/down_kernel"][e]
+    shares = np.ones((len(v), 1))
+    if len(up) > 1:
+        shares = softmax(v @ w[f"{path}/mix_kernel"][e, 0])
+    pairs = [2 * sigmoid(v @ b @ a) for a, b in zip(up, down, strict=True)]
+    return v * sum(shares[:, [j]] * pair for j, pair in enumerate(pairs))
+
+
 def fusion(
     w: Weights,
     path: str,
@@ -213,9 +223,12 @@ def fusion(
 ) -> list[np.ndarray]:
     """One level: gate k mixes the experts of the banks in `reads[k]`.
 
-    `residual(k, u)` gives weights of the experts of bank k, which is gate k's own.
+    `residual(k, u)` gives weights of the experts of bank k, which is gate k's own. Experts have
+    feature gates if there are weights of some.
     """
     inputs = [v for v, size in zip(per_bank, sizes, strict=True) for _ in range(size)]
+    if f"{path}/feature_gate/up_kernel" in w:
+        inputs = [feature_gate(w, f"{path}/feature_gate", e, v) for e, v in enumerate(inputs)]
     values = experts(w, f"{path}/experts", inputs, expert_activation)
     ends = np.cumsum([0, *sizes])
     banks = [values[start:end] for start, end in itertools.pairwise(ends)]

@@ -20,6 +20,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "MMoE": {"num_experts": 3, "expert_dnn_units": (8,)},
     "AdaTT": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8, 6)},
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
+    "HoME": {
+        "num_experts_specific": 2,
+        "num_experts_group": 1,
+        "num_experts_shared": 2,
+        "expert_dnn_units": (8,),
+        "feature_gate_rank": 3,
+    },
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "DBMTL": {"bottom_dnn_units": (8,), "relation_dnn_units": (5,)},
     "PEPNet": {"scenario_feature": "user", "prior_features": ["age", "item"]},

@@ -28,7 +28,8 @@ def gate_weights(model: MultiTaskModel, x: Any, batch_size: int = 8192) -> Weigh
     ```
 
     Args:
-        model: MoE, MMoE, CGC or PLE, trained or loaded, or what `extract_task` made of one.
+        model: a model with gates, such as MMoE, PLE or STEM, trained or loaded, or what
+            `extract_task` made of one.
         x: dict or DataFrame of inputs, N rows, as `predict` takes it.
         batch_size: int. Rows at once. Defaults to 8192.
 
@@ -38,9 +39,11 @@ def gate_weights(model: MultiTaskModel, x: Any, batch_size: int = 8192) -> Weigh
         1. A gate has the name of its task; the gate of MoE and those of PLE that feed the next
         level's shared experts are `"shared"`. Columns are experts, which count from 1: "expert 1",
         … in MoE and MMoE; the task's own and the shared ones, "income 1", …, "shared 1", …, in CGC
-        and PLE; the groups of `expert_features` come between, "user 1", …, "income user 1", …. A
-        task of the name "shared" makes the other "shared_". In a model that
-        `extract_task` made, the tasks of the levels below the last are "task_1", "task_2", ….
+        and PLE; the groups of `expert_features` come between, "user 1", …, "income user 1", ….
+        AdaTT, STEM and HoME are named alike, a gate and experts of HoME by their group of tasks.
+        A task of the name "shared" makes the other "shared_". In a CGC or PLE that `extract_task`
+        made, the tasks of the levels below the last are "task_1", "task_2", …. Native residuals
+        and self-gates, which come on top of a gate's weights, aren't among them.
 
     Raises:
         TypeError: inputs that `predict` refuses, or a data set.

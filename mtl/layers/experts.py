@@ -45,7 +45,7 @@ class Experts(keras.layers.Layer):
 
     Call arguments:
         inputs: tensor of shape `(B, D)` that all experts share, or, without subsets, a list of
-            such tensors, one per group.
+            such tensors, one per group, or a tensor of shape `(B, E, D)`, an input per expert.
 
     Returns:
         A tensor of shape `(B, E, H)`, H the last width; the groups' experts in order, and within
@@ -152,33 +152,30 @@ class Experts(keras.layers.Layer):
             self._check_inputs([tuple(x.shape) for x in inputs])
         if not self.units:
             return self._identity(inputs)
-        grouped = isinstance(inputs, (list, tuple)) and len(inputs) > 1
-        x = self._first_by_group(inputs) if grouped else self._first(inputs)
-        x = self._finish(x, 0, training)
+        x = self._finish(self._first(inputs), 0, training)
         for depth in range(1, len(self.units)):
             x = ops.einsum("bei,eio->beo", x, self._kernels[depth])
             x = self._finish(x, depth, training)
         return x
 
     def _first(self, inputs: Any) -> Any:
-        x = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
         if self.subsets:
-            return self._first_by_subset(x)
-        return _matmul_stack(x, ops.convert_to_tensor(self._kernels[0]))
-
-    def _first_by_group(self, inputs: Sequence[Any]) -> Any:
-        kernel = ops.convert_to_tensor(self._kernels[0])
-        outputs, start = [], 0
-        for x, size in zip(inputs, self.groups, strict=True):
-            outputs.append(_matmul_stack(x, kernel[start : start + size]))
-            start += size
-        return ops.concatenate(outputs, axis=1)
+            return self._first_by_subset(inputs)
+        if _per_expert(inputs):
+            return ops.einsum("bei,eio->beo", inputs, self._kernels[0])
+        return matmul_groups(inputs, ops.convert_to_tensor(self._kernels[0]), self.groups)
 
     def _first_by_subset(self, x: Any) -> Any:
         outputs = []
-        for columns, kernel in zip(self.subsets.values(), self._kernels[0], strict=True):
-            seen = ops.take(x, np.array(columns, "int32"), axis=1)
-            outputs.append(_matmul_stack(seen, ops.convert_to_tensor(kernel)))
+        for i, (columns, kernel) in enumerate(
+            zip(self.subsets.values(), self._kernels[0], strict=True)
+        ):
+            seen = ops.take(x, np.array(columns, "int32"), axis=-1)
+            if _per_expert(x):
+                seen = ops.take(seen, np.array(self._experts_of(i), "int32"), axis=1)
+                outputs.append(ops.einsum("bei,eio->beo", seen, kernel))
+            else:
+                outputs.append(_matmul_stack(seen, ops.convert_to_tensor(kernel)))
         if len(self.groups) > 1:
             ends = np.cumsum(self.groups[:-1]).tolist()
             by_group = zip(*(ops.split(output, ends, axis=1) for output in outputs), strict=True)
@@ -195,6 +192,8 @@ class Experts(keras.layers.Layer):
         return self._dropouts[depth](x, training=training) if self.dropout else x
 
     def _identity(self, inputs: Any) -> Any:
+        if _per_expert(inputs):
+            return inputs
         inputs = checks.as_list(inputs)
         sizes = self.groups if len(inputs) == len(self.groups) else (self.num_experts,)
         outputs = [
@@ -225,8 +224,13 @@ class Experts(keras.layers.Layer):
                     f"Experts with `subsets` should be called on one input of at least {needed} "
                     f"columns. Received: inputs of shapes {input_shape}"
                 )
-        if one:
+        if one and (len(input_shape) == 2 or input_shape[1] == self.num_experts):
             return int(input_shape[-1])
+        if one:
+            raise ValueError(
+                f"Experts should be called on an input for each of the {self.num_experts} experts. "
+                f"Received: an input of shape {input_shape}"
+            )
         widths = {int(shape[-1]) for shape in input_shape}
         if len(input_shape) != len(self.groups) or len(widths) != 1:
             raise ValueError(
@@ -265,6 +269,28 @@ def _check_subsets(subsets: Any) -> dict[str, list[int]]:
         if not columns or len(set(columns)) < len(columns):
             raise ValueError(f"`{argument}` should hold columns, each once. Received: {columns}")
     return checked
+
+
+def _per_expert(inputs: Any) -> bool:
+    return not isinstance(inputs, (list, tuple)) and len(inputs.shape) == 3
+
+
+def matmul_groups(inputs: Any, kernel: Any, groups: Sequence[int]) -> Any:
+    """Return `(B, E, out)`: products with the E kernels `(E, in, out)`.
+
+    Args:
+        inputs: tensor of shape `(B, in)`, or a list of such tensors, one per group.
+        kernel: tensor of shape `(E, in, out)`.
+        groups: how many of the kernels each group has.
+    """
+    inputs = checks.as_list(inputs)
+    if len(inputs) == 1:
+        return _matmul_stack(inputs[0], kernel)
+    outputs, start = [], 0
+    for x, size in zip(inputs, groups, strict=True):
+        outputs.append(_matmul_stack(x, kernel[start : start + size]))
+        start += size
+    return ops.concatenate(outputs, axis=1)
 
 
 def _matmul_stack(x: Any, kernel: Any) -> Any:

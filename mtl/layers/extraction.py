@@ -149,7 +149,7 @@ class Extraction(Fusion):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         config = super().get_config()
-        for key in ("num_experts", "links", "residual", "names"):
+        for key in ("num_experts", "links", "residual", "names", "feature_gates"):
             del config[key]
         return {
             **config,

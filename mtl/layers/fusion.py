@@ -12,13 +12,16 @@ from keras import ops
 from mtl import checks
 from mtl.layers.dselect_k import gate_of
 from mtl.layers.experts import Experts
-from mtl.seeds import derive_seed
+from mtl.layers.feature_gate import FeatureGate
+from mtl.layers.gate import Gate
+from mtl.layers.level import Level
+from mtl.seeds import derive_seed, glorot
 
 Links = Sequence[Sequence[str | None]]
 
 
 @keras.saving.register_keras_serializable(package="mtl")
-class Fusion(keras.layers.Layer):
+class Fusion(Level):
     """One level of a network of experts: each gate k mixes the experts of the banks it reads.
 
     With e_i expert i on the input of its bank, and u_k the input of gate k,
@@ -34,9 +37,13 @@ class Fusion(keras.layers.Layer):
         units: list of int. Widths of every expert.
         links: list of lists, `links[k][b]`: how gate k reads bank b. One bank is its own.
         residual: str or None. `"native"`: r_k = v_k, learned weights that are the same for every
-            row, and 1 where there is one expert. Defaults to None: r = 0.
+            row, and 1 where there is one expert. `"self"`: r_k = softmax(V_k u_k), a self-gate, or
+            σ(V_k u_k) where there is one expert. Defaults to None: r = 0.
         names: list of str or None. Names of the banks, for `mtl.inspection`; a gate has its own
             bank's. Defaults to "bank 1", "bank 2", ….
+        feature_gates: list of two ints, or None. Number and rank of the pairs by which a
+            `FeatureGate` of each expert weighs what it reads. Defaults to None: experts read the
+            input of their bank as it is.
         gate_units: list of int or None. Widths of the gates' DNN. Defaults to None.
         gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
         activation: str or function. Activation of experts and gates' DNN. Defaults to `"relu"`.
@@ -72,6 +79,7 @@ class Fusion(keras.layers.Layer):
         links: Links,
         residual: str | None = None,
         names: Sequence[str] | None = None,
+        feature_gates: Sequence[int] | None = None,
         gate_units: Sequence[int] | None = None,
         gate_temperature: float = 1.0,
         activation: Any = "relu",
@@ -90,7 +98,7 @@ class Fusion(keras.layers.Layer):
             checks.non_negative_int(f"num_experts[{b}]", size) for b, size in enumerate(num_experts)
         )
         self.links = _check_links(links, self.num_experts)
-        self.residual = checks.one_of(None, "native")("residual", residual)
+        self.residual = checks.one_of(None, "native", "self")("residual", residual)
         self.names = _check_names(names, len(self.num_experts))
         self._gating: dict[str, Any] = {
             "gate": gate,
@@ -99,6 +107,12 @@ class Fusion(keras.layers.Layer):
             "num_selected": checks.positive_int_or_none("num_selected", num_selected),
             "entropy_weight": checks.non_negative_float("entropy_weight", entropy_weight),
         }
+        self.feature_gates = checks.units("feature_gates", feature_gates)
+        if len(self.feature_gates) not in (0, 2):
+            raise ValueError(
+                "`feature_gates` should be a number of pairs and their rank, or None. "
+                f"Received: {feature_gates!r}"
+            )
         self.seed = checks.seed("seed", seed)
         common = {
             "activation": activation,
@@ -116,6 +130,17 @@ class Fusion(keras.layers.Layer):
             **common,
         )
         sizes = np.array(self.num_experts) * (len(self.experts.subsets) or 1)
+        self._feature_gate = None
+        if self.feature_gates:
+            pairs, rank = self.feature_gates
+            self._feature_gate = FeatureGate(
+                [int(size) for size in sizes if size],
+                pairs,
+                rank,
+                seed=derive_seed(self.seed, "feature_gate"),
+                dtype=self.dtype_policy,
+                name="feature_gate",
+            )
         ends = np.cumsum(sizes)
         self._columns = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         self._own = [row.index("own") for row in self.links]
@@ -129,6 +154,12 @@ class Fusion(keras.layers.Layer):
             )
             for k in range(len(self.links))
         ]
+        # By gate; None where there are no experts of its own.
+        self._self_gates = [
+            self._self_gate(k, len(self._columns[own]))
+            for k, own in enumerate(self._own)
+            if self.residual == "self"
+        ]
         stopped = np.zeros((len(self.links), self.experts.num_experts), "float32")
         for k, row in enumerate(self.links):
             for link, columns in zip(row, self._columns, strict=True):
@@ -138,10 +169,15 @@ class Fusion(keras.layers.Layer):
     def _gate_name(self, k: int) -> str:
         return f"gate_{k}"
 
-    def _banks_of(self, k: int, stopped: bool = True) -> list[int]:
-        """Return the banks that gate k reads, or those alone that learn from it."""
-        unread = {None} if stopped else {None, "stopped"}
-        return [b for b, link in enumerate(self.links[k]) if link not in unread]
+    def _self_gate(self, k: int, size: int) -> Any:
+        common = {"dtype": self.dtype_policy, "name": f"self_gate_{k}"}
+        seed = derive_seed(self.seed, "self_gate", k)
+        if size != 1:
+            return Gate(size, seed=seed, **common) if size else None
+        # A softmax of one would be 1, whatever the input.
+        return keras.layers.Dense(
+            1, "sigmoid", use_bias=False, kernel_initializer=glorot(seed), **common
+        )
 
     def _mixed_by(self, k: int) -> np.ndarray:
         """Return which of all experts gate k mixes."""
@@ -151,10 +187,16 @@ class Fusion(keras.layers.Layer):
         """Build experts and gates, and create the residual's weights."""
         is_list = isinstance(input_shape[0], (list, tuple))
         banks, gates = self._per_part(input_shape, is_list)
-        self.experts.build(banks if is_list else input_shape)
-        for gate, shape in zip(self.gates, gates, strict=True):
-            gate.build(shape)
-        # By gate; None where the weights are fixed at 1.
+        seen = banks if is_list else input_shape
+        if self._feature_gate is not None:
+            self._feature_gate.build(seen)
+            seen = self._feature_gate.compute_output_shape(seen)
+        self.experts.build(seen)
+        for layers in (self.gates, self._self_gates):
+            for layer, shape in zip(layers, gates, strict=False):
+                if layer is not None:
+                    layer.build(shape)
+        # By gate; None where there is nothing to learn.
         self._native = [
             self._add_native(k, len(self._columns[own]))
             for k, own in enumerate(self._own)
@@ -177,7 +219,10 @@ class Fusion(keras.layers.Layer):
         """Return the gates' mixtures."""
         is_list = isinstance(inputs, (list, tuple))
         banks, gates = self._per_part(inputs, is_list)
-        experts = self.experts(banks if is_list else inputs, training=training)  # (B, E, H)
+        seen = banks if is_list else inputs
+        if self._feature_gate is not None:
+            seen = self._feature_gate(seen)
+        experts = self.experts(seen, training=training)  # (B, E, H)
         # One product with a row of weights per gate, zeros included, is several times faster than
         # a mixture per gate: it reads the experts once.
         weights = ops.stack([self._weights(k, u, training) for k, u in enumerate(gates)], axis=1)
@@ -193,11 +238,15 @@ class Fusion(keras.layers.Layer):
         """Return gate k's weights of all experts, `(B, E)`."""
         weights = self._spread(self.gates[k](u, training=training), self._mixed_by(k))
         own = self._columns[self._own[k]]
-        if self.residual == "native" and len(own):
-            native = self._native[k]
-            native = ops.ones((1, 1), weights.dtype) if native is None else native
-            weights = weights + self._spread(ops.convert_to_tensor(native), own)
-        return weights
+        if self.residual is None or not len(own):
+            return weights
+        if self.residual == "self":
+            residual = self._self_gates[k](u)
+        elif self._native[k] is not None:
+            residual = ops.convert_to_tensor(self._native[k])
+        else:
+            residual = ops.ones((1, 1), weights.dtype)
+        return weights + self._spread(residual, own)
 
     def _spread(self, weights: Any, columns: np.ndarray) -> Any:
         """Return weights of some experts as weights of all: zero for the others."""
@@ -220,119 +269,14 @@ class Fusion(keras.layers.Layer):
         own = list(inputs[banks:]) or [inputs[b] for b in self._own]
         return [x for x, size in zip(inputs, self.num_experts, strict=False) if size], own
 
-    def mixtures(self, tasks: Sequence[str]) -> list[tuple[str, list[str]]]:
-        """Return a name for each gate, and for each of the experts that it mixes.
-
-        Args:
-            tasks: list of str. Names of the model's tasks, for layers that know no others.
-        """
-        return self._mixtures(self.names or [f"bank {b + 1}" for b in range(len(self.num_experts))])
-
-    def _mixtures(self, names: Sequence[str]) -> list[tuple[str, list[str]]]:
-        subsets = list(self.experts.subsets) or [""]
-        experts = [
-            [f"{name} {subset}".rstrip() + f" {i + 1}" for subset in subsets for i in range(size)]
-            for name, size in zip(names, self.num_experts, strict=True)
-        ]
-        return [
-            (names[own], [expert for b in self._banks_of(k) for expert in experts[b]])
-            for k, own in enumerate(self._own)
-        ]
-
-    def gate_inputs(self, inputs: Any) -> list[Any]:
-        """Return which of a call's inputs each gate reads."""
-        return self._per_part(inputs, isinstance(inputs, (list, tuple)))[1]
-
-    def inputs_of(self, output: int, inputs: Sequence[Any]) -> list[Any]:
-        """Return those of a call's inputs that one of its outputs depends on.
-
-        Args:
-            output: int. Index of the output.
-            inputs: list. The call's inputs.
-        """
-        return self._inputs_of(output, inputs, self._banks_of(output))
-
-    def trained_inputs_of(self, output: int, inputs: Sequence[Any]) -> list[Any]:
-        """Return those of a call's inputs that one of its outputs sends a gradient; see above."""
-        return self._inputs_of(output, inputs, self._banks_of(output, stopped=False))
-
-    def _inputs_of(self, output: int, inputs: Sequence[Any], banks: list[int]) -> list[Any]:
-        if len(inputs) == 1:
-            return list(inputs)
-        own = len(self.num_experts) + output
-        return [*(inputs[b] for b in banks), *inputs[own : own + 1]]
-
-    def shared_parts(self, tasks: Sequence[set[int]]) -> list[tuple[Any, np.ndarray | None]]:
-        """Return the parameters that serve several tasks.
-
-        Args:
-            tasks: for each output, the tasks of the model that train it.
-
-        Returns:
-            A list of pairs: a trainable variable, and None or a mask of its shared entries.
-        """
-        served: list[set[int]] = [set() for _ in self.num_experts]
-        for k, users in enumerate(tasks):
-            for b in self._banks_of(k, stopped=False):
-                served[b] |= users
-        several = [len(users) > 1 for users in served]
-        parts: list[tuple[Any, np.ndarray | None]] = []
-        for variable in self.experts.trainable_variables if any(several) else []:
-            rows = np.repeat(several, self._rows_of_banks(variable))
-            mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
-            parts.append((variable, None if rows.all() else mask))
-        for k, users in enumerate(tasks):
-            if len(users) > 1:
-                parts += [(variable, None) for variable in self._of_gate(k) if variable.trainable]
-        return parts
-
-    def _of_gate(self, k: int) -> list[Any]:
-        """Return the variables of gate k alone."""
-        native = [self._native[k]] if self.residual == "native" else []
-        return [*(v for v in native if v is not None), *self.gates[k].weights]
-
-    def config_of_task(self, task: int) -> dict[str, Any]:
-        """Return the configuration of the same layer for one gate, without what it doesn't read."""
-        banks = self._banks_of(task)
-        return {
-            **self.get_config(),
-            "num_experts": [self.num_experts[b] for b in banks],
-            "links": [[self.links[task][b] for b in banks]],
-            "names": [self.names[b] for b in banks] if self.names else None,
-        }
-
-    def weights_of_task(self, task: int) -> list[np.ndarray]:
-        """Return the weights of the layer that `config_of_task` describes.
-
-        Args:
-            task: int. Index of the gate.
-
-        Returns:
-            A list of arrays, as `set_weights` takes it.
-        """
-        experts = []
-        for value in self.experts.get_weights():
-            parts = np.split(value, np.cumsum(self._rows_of_banks(value))[:-1])
-            experts.append(np.concatenate([parts[b] for b in self._banks_of(task)]))
-        own = [ops.convert_to_numpy(variable) for variable in self._of_gate(task)]
-        first = len(own) - len(self.gates[task].weights)
-        return [*own[:first], *experts, *own[first:]]
-
-    def _rows_of_banks(self, weight: Any) -> np.ndarray:
-        """Return how long each bank's part of the experts' weight is.
-
-        The first axis is (experts,), those of one subset or of all, or (experts * units,) in batch
-        normalisation: in the order of the banks, and in proportion to their sizes.
-        """
-        sizes = np.array(self.num_experts)
-        rows: np.ndarray = sizes * (weight.shape[0] // sizes.sum())
-        return rows
-
     def compute_output_shape(self, input_shape: Any) -> list[tuple[int | None, ...]]:
         """Return one `(B, H)` per gate."""
         is_list = isinstance(input_shape[0], (list, tuple))
         banks, gates = self._per_part(input_shape, is_list)
-        batch, _, width = self.experts.compute_output_shape(banks if is_list else input_shape)
+        seen = banks if is_list else input_shape
+        if self._feature_gate is not None:
+            seen = self._feature_gate.compute_output_shape(seen)
+        batch, _, width = self.experts.compute_output_shape(seen)
         return [(batch, width) for _ in gates]
 
     def get_config(self) -> dict[str, Any]:
@@ -344,6 +288,7 @@ class Fusion(keras.layers.Layer):
             "links": [list(row) for row in self.links],
             "residual": self.residual,
             "names": list(self.names) if self.names else None,
+            "feature_gates": list(self.feature_gates) or None,
             **self._gating,
             **{
                 key: experts[key]

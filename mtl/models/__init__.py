@@ -6,6 +6,7 @@ from mtl.models.cgc import CGC
 from mtl.models.cross_stitch import CrossStitch
 from mtl.models.dbmtl import DBMTL
 from mtl.models.esmm import ESMM
+from mtl.models.home import HoME
 from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
 from mtl.models.pepnet import PEPNet
@@ -27,6 +28,7 @@ __all__ = [
     "AdaTT",
     "CrossStitch",
     "DBMTL",
+    "HoME",
     "PEPNet",
     "SNR",
     "STAR",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import ops
-
 from mtl.layers import Experts
 from mtl.layers.dselect_k import gate_of
 from mtl.layers.gate import mix
-from mtl.models.network import Network
+from mtl.models.network import Network, add
 from mtl.models.options import (
     Embeddings,
     GatedOptions,
@@ -75,7 +73,7 @@ def MMoE(
     else:
         *x, common = x
         if embeddings == "shared_and_per_task":
-            x = [ops.add(x_k, common) for x_k in x]
+            x = [add(x_k, common) for x_k in x]
         e = [experts(x_k) for x_k in x]
     z = []
     for k in range(len(net.tasks)):

@@ -256,3 +256,11 @@ class Network:
             maker(outputs[-1]).joint_losses += losses
         inputs = {name: self._inputs[name] for name in self._specs if name in self._inputs}
         return MultiTaskModel(inputs, list(outputs), name=self._given["name"])
+
+
+def add(x: Any, y: Any) -> Any:
+    """Return x + y, of one shape `(B, D)`.
+
+    Keras' own sum fails on TensorFlow for a batch without rows: it takes y for a bias.
+    """
+    return ops.sum(ops.stack([x, y]), axis=0)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import ops
-
 from mtl.layers import Fusion
-from mtl.models.network import Network
+from mtl.models.network import Network, add
 from mtl.models.options import (
     GatedOptions,
     PositiveInt,
@@ -82,7 +80,7 @@ def STEM(
     for level in range(1, num_levels + 1):
         last = level == num_levels
         *own, common = x
-        gate_inputs = [ops.add(x_k, common) for x_k in own] + ([] if last else [common])
+        gate_inputs = [add(x_k, common) for x_k in own] + ([] if last else [common])
         x = Fusion(
             [num_experts_specific] * len(tasks) + [num_experts_shared],
             expert_dnn_units,

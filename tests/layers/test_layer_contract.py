@@ -72,7 +72,13 @@ SUBSETS = {"user": [0, 1, 4], "item": [2, 3]}
 EXTRACTION = {"num_tasks": 2, "num_experts_specific": 2, "num_experts_shared": 3}
 LINKS = [["own", "stopped", "other"], [None, "own", "other"]]
 FUSION = {"num_experts": [2, 1, 1], "links": LINKS, "residual": "native"}
-FUSED = {"names": ["a", "b", "c"], "gate_units": [3], "gate_temperature": 0.5}
+FUSED = {
+    "names": ["a", "b", "c"],
+    "feature_gates": [2, 3],
+    "residual": "self",
+    "gate_units": [3],
+    "gate_temperature": 0.5,
+}
 HEAD = {"task_type": "multiclass", "num_outputs": 3, "task_name": "first task"}
 
 # By layer: "full" gives each argument of the constructor a value that isn't its default.
@@ -128,8 +134,8 @@ CASES: dict[str, dict[str, Case]] = {
         "no units": Case({**FUSION, "units": [], "seed": 1}, FIVE),
         "plain": Case({**FUSION, "units": [4], "seed": 1}, ONE),
         "an empty bank": Case({**FUSION, "num_experts": [0, 2, 1], "units": [4], "seed": 1}, THREE),
-        "inputs of gates": Case({**FUSION, "units": [4], **FUSED, **DNN}, FIVE),
-        "full": Case({**FUSION, "units": [4], "subsets": SUBSETS, **FUSED, **DNN}, ONE),
+        "inputs of gates": Case({**FUSION, **FUSED, "units": [4], **DNN}, FIVE),
+        "full": Case({**FUSION, **FUSED, "units": [4], "subsets": SUBSETS, **DNN}, ONE),
     },
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),

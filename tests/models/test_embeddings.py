@@ -52,6 +52,9 @@ def test_predictions_follow_the_equation(name: str, mode: str, tasks: int) -> No
             z = ref.extraction(w, f"extraction_{level}", z, 2, 1, not last)
     expected = [ref.tower(w, f"task_{k + 1}", z[k]) for k in range(tasks)]
     toy.same(toy.outputs(model, x), expected, atol=1e-5, rtol=1e-5)
+    for rows in (0, 1):
+        part = toy.outputs(model, {feature: value[:rows] for feature, value in x.items()})
+        toy.same(part, [y[:rows] for y in expected], atol=1e-5, rtol=1e-5)
 
 
 @each

@@ -78,6 +78,13 @@ INTEGERS = {
     "MMoE": ["num_experts"],
     "CGC": ["num_experts_specific", "num_experts_shared"],
     "PLE": ["num_experts_specific", "num_experts_shared", "num_levels"],
+    "HoME": [
+        "num_experts_specific",
+        "num_experts_group",
+        "num_experts_shared",
+        "feature_gate_pairs",
+        "feature_gate_rank",
+    ],
     "STEM": ["num_experts_specific", "num_experts_shared", "num_levels"],
 }
 GATED = [*INTEGERS, "AdaTT"]
