@@ -3,6 +3,7 @@
 from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.cgc import CGC
 from mtl.models.esmm import ESMM
+from mtl.models.funnel import Funnel
 from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
 from mtl.models.ple import PLE
@@ -10,4 +11,14 @@ from mtl.models.shared_bottom import SharedBottom
 from mtl.training.extract import extract_task
 
 # In the order of tables.
-__all__ = ["SharedBottom", "MoE", "MMoE", "CGC", "PLE", "ESMM", "extract_task", "from_deepctr"]
+__all__ = [
+    "SharedBottom",
+    "MoE",
+    "MMoE",
+    "CGC",
+    "PLE",
+    "ESMM",
+    "Funnel",
+    "extract_task",
+    "from_deepctr",
+]

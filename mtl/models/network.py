@@ -14,6 +14,7 @@ from mtl.layers.dropout import Dropout
 from mtl.layers.encoder import layout
 from mtl.models.groups import expert_subsets
 from mtl.models.options import DEFAULTS, Groups, Options, Towers, Unpack
+from mtl.names import safe_name
 from mtl.seeds import derive_seed
 from mtl.tasks import resolve_tasks, tower_units
 from mtl.training import MultiTaskModel
@@ -130,16 +131,28 @@ class Network:
         spans = next(spans for tensor, spans in self._encoded if tensor is x)
         return ops.take(x, [i for name in spans if name in features for i in spans[name]], axis=1)
 
-    def tower(self, k: int, z: Any, hidden: str | None = None) -> Any:
+    def tower(
+        self,
+        k: int,
+        z: Any,
+        hidden: str | None = None,
+        hidden_type: str = "binary",
+        number: int = 0,
+    ) -> Any:
         """Return a prediction by a tower of task k's widths.
 
         Args:
             k: int. Index of the task.
             z: tensor `(B, H)`.
-            hidden: str or None. Name of a hidden binary task to predict in place of task k.
+            hidden: str or None. Name of a hidden task to predict in place of task k.
                 Defaults to None.
+            hidden_type: str. Type of the hidden task. Defaults to "binary".
+            number: int. Tells towers of the same k from each other: each number has a seed of its
+                own. Defaults to 0.
         """
-        task = self.tasks[k]
+        task, given = self.tasks[k], self.layer("tower", k)
+        if number:
+            given["seed"] = self.seed(f"tower_{k}_{number}")
         own: dict[str, Any] = {
             "name": task.output_name,
             "task_name": task.name,
@@ -147,8 +160,10 @@ class Network:
             "num_outputs": task.size,
         }
         if hidden is not None:
-            own = {"name": self.layer_name(hidden), "task_name": hidden, "hidden": True}
-        return Tower(self.tower_units[k], **{**self.layer("tower", k), **own})(z)
+            name = self.layer_name(safe_name(hidden, "task"))
+            self._taken.add(name)
+            own = {"name": name, "task_name": hidden, "task_type": hidden_type, "hidden": True}
+        return Tower(self.tower_units[k], **{**given, **own})(z)
 
     def towers(self, z: Sequence[Any]) -> list[Any]:
         """Return the predictions of all tasks, from a tensor `(B, H)` for each."""
