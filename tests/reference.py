@@ -115,3 +115,10 @@ def extraction(
     if shared_gate:
         outputs.append(mix(results, gate(w, f"{path}/gate_shared", inputs[-1], **gates)))
     return outputs
+
+
+def transfer(w: Weights, path: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """AITM's mixture of p and q, whose scores are each that of one vector with itself."""
+    h1, h2, h3 = np.split(w[f"{path}/kernel"], 3, axis=1)
+    scores = [np.sum((u @ h2) * (u @ h3), axis=1) / np.sqrt(u.shape[1]) for u in (p, q)]
+    return mix([p @ h1, q @ h1], softmax(np.stack(scores, axis=1)))

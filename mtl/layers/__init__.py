@@ -6,6 +6,7 @@ from mtl.layers.encoder import FeatureEncoder
 from mtl.layers.experts import Experts
 from mtl.layers.extraction import Extraction
 from mtl.layers.gate import Gate
+from mtl.layers.information_transfer import InformationTransfer
 from mtl.layers.tower import Tower
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Extraction",
     "FeatureEncoder",
     "Gate",
+    "InformationTransfer",
     "Isotonic",
     "Platt",
     "Tower",

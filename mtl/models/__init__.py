@@ -1,6 +1,7 @@
 """The model zoo: one factory per paper, each returning a `MultiTaskModel`."""
 
 from mtl.migrate.from_deepctr import from_deepctr
+from mtl.models.aitm import AITM
 from mtl.models.cgc import CGC
 from mtl.models.esmm import ESMM
 from mtl.models.funnel import Funnel
@@ -18,6 +19,7 @@ __all__ = [
     "CGC",
     "PLE",
     "ESMM",
+    "AITM",
     "Funnel",
     "extract_task",
     "from_deepctr",

@@ -18,6 +18,7 @@ from mtl.tasks import per_task
 
 __all__ = [
     "Groups",
+    "NonNegativeFloat",
     "Options",
     "PositiveFloat",
     "PositiveInt",

@@ -27,6 +27,7 @@ class Case(NamedTuple):
 
 ROWS = 6
 ONE = draw(ROWS, 5)
+TWO = [draw(ROWS, 5, seed=i) for i in range(2)]
 THREE = [draw(ROWS, 5, seed=i) for i in range(3)]
 RATE = np.linspace(0, 1, ROWS, dtype="float32")[:, None]
 
@@ -98,6 +99,10 @@ CASES: dict[str, dict[str, Case]] = {
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),
         "full": Case({"num_experts": 4, "units": [4], "temperature": 0.5, **DNN}, ONE),
+    },
+    "InformationTransfer": {
+        "plain": Case({}, TWO),
+        "full": Case({"seed": 1}, TWO),
     },
     "Isotonic": {
         "plain": Case({"num_points": 2}, RATE),

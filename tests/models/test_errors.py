@@ -81,6 +81,7 @@ INTEGERS = {
 }
 UNITS = {
     "SharedBottom": ["bottom_dnn_units"],
+    "AITM": ["bottom_dnn_units"],
     **{name: ["expert_dnn_units", "gate_dnn_units"] for name in INTEGERS},
 }
 
