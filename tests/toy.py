@@ -21,6 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "CGC": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "PLE": {"num_experts_specific": 2, "num_experts_shared": 1, "expert_dnn_units": (8,)},
     "AITM": {"bottom_dnn_units": (8, 5)},
+    "ESCM2": {"num_experts": 3, "expert_dnn_units": (8,)},
 }
 # XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
 NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}

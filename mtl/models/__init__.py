@@ -3,6 +3,7 @@
 from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.aitm import AITM
 from mtl.models.cgc import CGC
+from mtl.models.escm2 import ESCM2
 from mtl.models.esmm import ESMM
 from mtl.models.funnel import Funnel
 from mtl.models.mmoe import MMoE
@@ -20,6 +21,7 @@ __all__ = [
     "PLE",
     "ESMM",
     "AITM",
+    "ESCM2",
     "Funnel",
     "extract_task",
     "from_deepctr",

@@ -22,6 +22,7 @@ __all__ = [
     "Options",
     "PositiveFloat",
     "PositiveInt",
+    "Share",
     "Towers",
     "Units",
     "UnitsOrNone",
@@ -37,6 +38,7 @@ PositiveIntOrNone = Annotated[int | None, checks.positive_int_or_none]
 PositiveFloat = Annotated[float, checks.positive_float]
 NonNegativeFloat = Annotated[float, checks.non_negative_float]
 Rate = Annotated[float, checks.rate]
+Share = Annotated[float, checks.share]
 Seed = Annotated[int | None, checks.seed]
 Units = Annotated[Sequence[int], checks.units]
 UnitsOrNone = Annotated[Sequence[int] | None, checks.units]

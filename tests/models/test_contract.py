@@ -40,6 +40,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "CGC": _LEVELS,
     "PLE": {**_LEVELS, "num_levels": 2},
     "ESMM": {"task_names": ("ctr", "ctcvr"), "task_type": "binary"},
+    "ESCM2": {"task_names": ("ctr", "ctcvr")},
 }
 _COMMON = {
     "num_tasks": None,
