@@ -101,7 +101,6 @@ CASES: dict[str, dict[str, Case]] = {
         "full": Case({"num_experts": 4, "units": [4], "temperature": 0.5, **DNN}, ONE),
     },
     "InformationTransfer": {
-        "plain": Case({}, TWO),
         "full": Case({"seed": 1}, TWO),
     },
     "Isotonic": {

@@ -100,6 +100,7 @@ def test_the_calibrator_can_be_left_out() -> None:
     assert isinstance(toy.build("AITM").get_layer("task_2").joint_losses[0], OrderPenalty)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
 def test_a_loss_reaches_its_own_step_and_those_before() -> None:
     model = toy.randomize(toy.build("AITM", num_tasks=3, calibrator_weight=0))
     start = model.get_weights()

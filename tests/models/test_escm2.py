@@ -214,6 +214,7 @@ def step(model: Any, y: Any, **options: Any) -> dict[str, np.ndarray]:
     return {path: after[path] - before[path] for path in before}
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_risk_leaves_the_click_tower_alone(estimator: str) -> None:
     moved = step(build(estimator), nested_labels())
@@ -221,6 +222,7 @@ def test_the_risk_leaves_the_click_tower_alone(estimator: str) -> None:
     assert still == {"ctr", "gate_ctr"}
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
 def test_the_conversion_tower_learns_from_doubly_robust_what_it_does_from_ips() -> None:
     ips, dr = (build(estimator) for estimator in ("ips", "dr"))
     apart = build("dr", joint=False)

@@ -9,6 +9,7 @@ import pytest
 import reference as ref
 import toy
 
+from mtl.layers.chain import Chain
 from mtl.losses import OrderPenalty
 from mtl.metrics import auc, evaluate_tasks, label_violations
 from mtl.models import Funnel, extract_task
@@ -146,6 +147,18 @@ def test_no_step_is_more_probable_than_its_parent(parents: Any, scale: float) ->
     logs = model.train_on_batch(X, toy.labels(3), return_dict=True)
     assert logs["order_penalty"] == 0
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_rounding_where_ways_meet_lifts_no_step_above_its_parent() -> None:
+    rng = np.random.default_rng(0)
+    click = rng.random(1_000_000, "float32")
+    cart = click * rng.random(len(click), "float32")
+    after = 1 - rng.integers(0, 3, (2, len(click))).astype("float32") * np.float32(2**-24)
+    rows = (click - cart) * after[0] + cart * after[1] > click
+    assert rows.any()
+    inputs = [v[rows, None] for v in (click, cart, *after)]
+    buy = Chain("buy")([keras.ops.convert_to_tensor(v) for v in inputs])
+    assert (keras.ops.convert_to_numpy(buy) <= inputs[0]).all()
 
 
 def test_small_probabilities_keep_their_digits() -> None:
