@@ -65,6 +65,14 @@ def share(name: str, value: Any) -> float:
     return result
 
 
+def positive_share(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise unless it lies in (0, 1]."""
+    result = number(name, value, "a number in (0, 1]")
+    if not 0 < result <= 1:
+        raise ValueError(f"`{name}` should be a number in (0, 1]. Received: {value!r}")
+    return result
+
+
 def one_of(*choices: Any) -> Callable[[str, Any], Any]:
     """Return a check for one of some values; True is not 1 here."""
 

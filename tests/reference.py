@@ -238,3 +238,10 @@ def fusion(
         z = mix([e for b in reads[k] for e in banks[b]], gate(w, name, u))
         outputs.append(z + (mix(banks[k], residual(k, u)) if residual and banks[k] else 0))
     return outputs
+
+
+def transfer(w: Weights, path: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """AITM's mixture of p and q, whose scores are each that of one vector with itself."""
+    h1, h2, h3 = np.split(w[f"{path}/kernel"], 3, axis=1)
+    scores = [np.sum((u @ h2) * (u @ h3), axis=1) / np.sqrt(u.shape[1]) for u in (p, q)]
+    return mix([p @ h1, q @ h1], softmax(np.stack(scores, axis=1)))

@@ -39,6 +39,8 @@ SIZES: dict[str, dict[str, Any]] = {
         "expert_dnn_units": (8,),
         "gate_dnn_units": (4,),
     },
+    "AITM": {"bottom_dnn_units": (8, 5)},
+    "ESCM2": {"num_experts": 3, "expert_dnn_units": (8,)},
 }
 # XLA takes seconds to compile on TensorFlow; JAX without a compiler takes longer still.
 NO_XLA: dict[str, Any] = {"jit_compile": False} if BACKEND == "tensorflow" else {}

@@ -189,10 +189,7 @@ def checked_inputs(model: MultiTaskModel, x: Any) -> dict[str, Any]:
 
 def _gates_of(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[str]]]:
     """Return the output of each gate, by level and name, and the names of the experts it mixes."""
-    reach = {
-        task: {id(layer) for layer, _ in reached(output)}
-        for task, output in zip(model.task_names, model.outputs, strict=True)
-    }
+    reach = _read_by(model)
     found: dict[tuple[int, str], tuple[Any, list[str]]] = {}
     level = 0
     for layer in model.layers:
@@ -209,6 +206,17 @@ def _gates_of(model: MultiTaskModel) -> dict[tuple[int, str], tuple[Any, list[st
             name = getattr(layer, "task_name", None) or name
             found[1, name] = (layer.output, _experts_beside(model, layer))
     return found
+
+
+def _read_by(model: MultiTaskModel) -> dict[str, set[int]]:
+    """Return the layers, by id, that each task reads itself and not through another task."""
+    heads = {id(layer): layer for layer in model.layers if hasattr(layer, "task")}
+    every = {i: {id(layer) for layer, _ in reached(head.output)} for i, head in heads.items()}
+    own: dict[str, set[int]] = {}
+    for i, head in heads.items():
+        through = (every[j] for j in every[i] & heads.keys() - {i})
+        own.setdefault(head.task.name, set()).update(every[i].difference(*through))
+    return own
 
 
 def _experts_beside(model: MultiTaskModel, gate: Any) -> list[str]:

@@ -10,6 +10,7 @@ from mtl.layers.extraction import Extraction
 from mtl.layers.fusion import Fusion
 from mtl.layers.gate import Gate
 from mtl.layers.gated_dnn import GatedDNN
+from mtl.layers.information_transfer import InformationTransfer
 from mtl.layers.star import PartitionedNormalization, StarDense, StarDNN
 from mtl.layers.tower import Tower
 
@@ -23,6 +24,7 @@ __all__ = [
     "Fusion",
     "Gate",
     "GatedDNN",
+    "InformationTransfer",
     "Isotonic",
     "PartitionedNormalization",
     "Platt",

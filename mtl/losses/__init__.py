@@ -6,6 +6,8 @@ metrics, whatever the loss: Keras' own, such as `keras.losses.BinaryFocalCrossen
 """
 
 from mtl.losses.joint import (
+    ESTIMATORS,
+    ConversionRisk,
     FunnelLoss,
     JointLoss,
     MultiTaskBCE,
@@ -17,6 +19,8 @@ from mtl.losses.lifetime import ZeroInflatedLogNormal
 from mtl.losses.ranking import JRCLoss, PairwiseRankLoss
 
 __all__ = [
+    "ESTIMATORS",
+    "ConversionRisk",
     "FunnelLoss",
     "JRCLoss",
     "JointLoss",

@@ -11,7 +11,9 @@ from keras import ops
 from mtl import checks
 from mtl.tasks import Task
 
-__all__ = ["FunnelLoss", "JointLoss", "MultiTaskBCE", "OrderPenalty"]
+__all__ = ["ConversionRisk", "FunnelLoss", "JointLoss", "MultiTaskBCE", "OrderPenalty"]
+
+ESTIMATORS = ("ips", "snips", "dr", "dcmt")
 
 
 def split_missing(labels: Any) -> tuple[Any, Any]:
@@ -164,10 +166,7 @@ class FunnelLoss(_Pair):
         """Return the sum of both losses."""
         earlier, later = self.tasks
         p_click, p_conversion = (ops.reshape(y_pred[task], (-1,)) for task in self.tasks)
-        click, clicked_known = split_missing(ops.reshape(y_true[earlier], (-1,)))
-        conversion, conversion_known = split_missing(ops.reshape(y_true[later], (-1,)))
-        no_click = ops.logical_and(clicked_known, click == 0)
-        both_known = ops.logical_or(no_click, ops.logical_and(clicked_known, conversion_known))
+        click, conversion, clicked_known, both_known = _funnel_labels(y_true, earlier, later)
         return mean_of_valid(
             _cross_entropy(click, p_click), clicked_known, sample_weight.get(earlier)
         ) + mean_of_valid(
@@ -175,6 +174,110 @@ class FunnelLoss(_Pair):
             both_known,
             sample_weight.get(later),
         )
+
+
+@keras.saving.register_keras_serializable(package="mtl")
+class ConversionRisk(JointLoss):
+    """The risk of a conversion rate over all impressions, estimated from the clicked ones.
+
+    With click o, conversion r, p = pCTR, q = pCVR, e = CE(r, q), and as propensity the constant
+    p̃ = max(p, ε), through which no gradient flows, the estimators are, all but the second as
+    means over all impressions:
+
+        ips    mean(o e / p̃)
+        snips  Σ o e / p̃  /  Σ o / p̃
+        dr     mean(ê + o (e - ê) / p̃) + mean(o (e - ê)² / p̃),  ê = softplus(imputation)
+        dcmt   mean(o e / p̃ + (1 - o) CE(1 - r, q*) / max(1 - p, ε)) + λ mean|1 - (q + q*)|
+
+    A conversion label isn't needed where nobody clicked. Sample weights are those of the
+    conversion task.
+
+    Args:
+        click: str. Name of the task that predicts pCTR, whose labels are clicks.
+        conversion: str. Name of the task whose labels are conversions.
+        cvr: str. Name of the task that predicts pCVR = P(conversion | click): a hidden one, or
+            `conversion` itself.
+        other: str or None. Name of the task that predicts what ê is the softplus of ("dr"), or
+            the counterfactual rate q* ("dcmt"). Defaults to None, for the others.
+        estimator: str. "ips", "snips", "dr" or "dcmt". Defaults to "ips".
+        min_propensity: float in (0, 1]. ε; 1 leaves all rows unweighted. Defaults to 0.05.
+        joint: bool. Whether in "dr" both terms train both q and ê. Otherwise the first trains q
+            and the second ê. Defaults to True.
+        counterfactual_weight: float. λ of "dcmt". Defaults to 0.001.
+        weight: float. Defaults to 1.
+        name: str. Name in the logs. Defaults to `"conversion_risk"`.
+
+    References:
+        - Wang et al., ESCM²: Entire Space Counterfactual Multi-Task Model for Post-Click
+          Conversion Rate Estimation, SIGIR 2022
+        - Zhu et al., DCMT: A Direct Entire-Space Causal Multi-Task Framework for Post-Click
+          Conversion Estimation, ICDE 2023
+    """
+
+    def __init__(
+        self,
+        click: str,
+        conversion: str,
+        cvr: str,
+        other: str | None = None,
+        estimator: str = "ips",
+        min_propensity: float = 0.05,
+        joint: bool = True,
+        counterfactual_weight: float = 1e-3,
+        weight: float = 1.0,
+        name: str = "conversion_risk",
+    ) -> None:
+        named = [click, conversion, cvr] if other is None else [click, conversion, cvr, other]
+        super().__init__(named, weight, name)
+        self.estimator = checks.one_of(*ESTIMATORS)("estimator", estimator)
+        if (other is not None) != (estimator in ("dr", "dcmt")):
+            raise ValueError(
+                "`other` should name a task for the estimators 'dr' and 'dcmt', and be None for "
+                f"the others. Received: {other!r} for {estimator!r}"
+            )
+        self.min_propensity = checks.positive_share("min_propensity", min_propensity)
+        self.joint = bool(joint)
+        self.counterfactual_weight = checks.non_negative_float(
+            "counterfactual_weight", counterfactual_weight
+        )
+
+    def call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Return the risk."""
+        click, conversion, cvr, *other = self.tasks
+        o, r, _, known = _funnel_labels(y_true, click, conversion)
+        p, q, *rest = (ops.reshape(y_pred[task], (-1,)) for task in (click, cvr, *other))
+        p = ops.stop_gradient(p)
+        weights = sample_weight.get(conversion)
+
+        def mean(values: Any) -> Any:
+            return mean_of_valid(values, known, weights)
+
+        e = _cross_entropy(r, q)
+        o = ops.cast(o, e.dtype)
+        inverse = o / ops.maximum(p, self.min_propensity)
+        if self.estimator == "ips":
+            return mean(inverse * e)
+        if self.estimator == "snips":
+            return ops.divide_no_nan(mean(inverse * e), mean(inverse))
+        if self.estimator == "dr":
+            imputed = ops.softplus(rest[0])
+            fixed_e, fixed_imputed = e, imputed
+            if not self.joint:
+                fixed_e, fixed_imputed = ops.stop_gradient(e), ops.stop_gradient(imputed)
+            return mean(fixed_imputed + inverse * (e - fixed_imputed)) + mean(
+                inverse * ops.square(fixed_e - imputed)
+            )
+        unclicked = (1 - o) / ops.maximum(1 - p, self.min_propensity)
+        counterfactual = _cross_entropy(1 - r, rest[0])
+        return mean(inverse * e + unclicked * counterfactual) + self.counterfactual_weight * mean(
+            ops.abs(1 - (q + rest[0]))
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        named = dict(zip(("click", "conversion", "cvr", "other"), self.tasks, strict=False))
+        own = ("estimator", "min_propensity", "joint", "counterfactual_weight", "weight", "name")
+        return {**named, **{key: getattr(self, key) for key in own}}
 
 
 @keras.saving.register_keras_serializable(package="mtl")
@@ -224,6 +327,18 @@ class MultiTaskBCE(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {**super().get_config(), "task_weights": self.task_weights}
+
+
+def _funnel_labels(y_true: Any, earlier: str, later: str) -> tuple[Any, Any, Any, Any]:
+    """Return two steps' labels, `(B,)` with 0 for NaN, and where the first and both are known.
+
+    Where the earlier step wasn't taken, the later one needs no label.
+    """
+    click, clicked_known = split_missing(ops.reshape(y_true[earlier], (-1,)))
+    conversion, conversion_known = split_missing(ops.reshape(y_true[later], (-1,)))
+    no_click = ops.logical_and(clicked_known, click == 0)
+    both_known = ops.logical_or(no_click, ops.logical_and(clicked_known, conversion_known))
+    return click, conversion, clicked_known, both_known
 
 
 def _cross_entropy(labels: Any, probabilities: Any) -> Any:

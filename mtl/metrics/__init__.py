@@ -14,6 +14,7 @@ from mtl.metrics.tasks import (
     HEADLINES,
     Headline,
     evaluate_tasks,
+    label_violations,
     labels_and_weights,
     scores_of,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate_tasks",
     "expected_calibration_error",
     "group_auc",
+    "label_violations",
     "labelled",
     "labels_and_weights",
     "log_loss",

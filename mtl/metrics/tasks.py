@@ -74,8 +74,9 @@ def evaluate_tasks(
     | multilabel | auc (mean over labels), log_loss and accuracy over all labels that are there |
     | lifetime_value | positive_rate, auc of P(value > 0), mae, rmse, r2, xauc, normalised gini |
 
-    An ESMM has a row more, `"cvr"`: P(conversion | click), scored over clicked rows, where alone
-    it can be observed, with the labels and weights of CTCVR; CTCVR itself is scored over all rows.
+    Models of a funnel have rows more, of their hidden conditional probabilities. An ESMM's
+    `"cvr"`, P(conversion | click), is scored over clicked rows, where alone it can be observed,
+    with the labels and weights of CTCVR; CTCVR itself is scored over all rows.
 
     Args:
         model: a model of `mtl.models`.
@@ -96,23 +97,51 @@ def evaluate_tasks(
         ValueError: a missing feature or task, a wrong shape, labels that aren't of the task's
             type, predictions that are not finite, or a missing group.
     """
-    chain = _chain(model)
     labels, weights = labels_and_weights(model, y, sample_weight)
-    if chain:
+    conditionals = _conditionals(model)
+    whole = model
+    if conditionals:
         # One pass for all: pCTCVR / pCTR would lose the digits of small probabilities.
         x = arrays.check_inputs(model.feature_columns, x)
-        whole = model.beside([*model.outputs, chain[2].output])
-    else:
-        whole = model
+        heads = [conditional.head.output for conditional in conditionals]
+        whole = model.beside([*model.outputs, *heads])
     predictions = checks.as_list(whole.predict(x, batch_size=batch_size, verbose=0))
-    scored = list(zip(model.tasks, labels, predictions, weights, strict=False))
-    if chain:
-        click, conversion, hidden = chain
-        clicked = np.ravel(labels[click]) == 1
-        label = np.where(clicked, np.ravel(labels[conversion]), np.nan)
-        scored.append((hidden.task, label, predictions[-1], weights[conversion]))
+    for conditional in conditionals:
+        seen = np.ravel(labels[conditional.step]) == 1
+        if conditional.without is not None:
+            seen &= np.ravel(labels[conditional.without]) == 0
+        labels.append(np.where(seen, np.ravel(labels[conditional.of]), np.nan))
+        weights.append(weights[conditional.of])
+    tasks = [*model.tasks, *(conditional.head.task for conditional in conditionals)]
+    scored = list(zip(tasks, labels, predictions, weights, strict=True))
     rows = [scores_of(task, y, p, w, groups) for task, y, p, w in scored]
     return pd.DataFrame(rows, index=[task.name for task, *_ in scored])
+
+
+def label_violations(model: MultiTaskModel, y: Any) -> pd.Series[int]:
+    """Count the rows in which a step of a funnel was taken without the step that it needs.
+
+    ESMM, ESCM2 and Funnel learn from nested labels: a conversion is a click, too. Such rows say
+    that it isn't, and no prediction of theirs can.
+
+    Args:
+        model: a model of a funnel.
+        y: labels, as in `evaluate_tasks`. A row that lacks one of the two labels doesn't count.
+
+    Returns:
+        A Series by task: the number of rows, for each step that needs another.
+
+    Raises:
+        TypeError: strings where numbers are expected.
+        ValueError: a missing task, or a wrong shape.
+    """
+    labels = dict(zip(model.task_names, labels_and_weights(model, y, None)[0], strict=True))
+    counts: dict[str, int] = {}
+    for conditional in _conditionals(model):
+        of, step = (model.task_names[place] for place in (conditional.of, conditional.step))
+        # Of several ways the outermost comes first: the step that all of them need.
+        counts.setdefault(of, int(np.sum((labels[of] == 1) & (labels[step] == 0))))
+    return pd.Series(counts, name="violations", dtype="int64")
 
 
 def scores_of(
@@ -133,15 +162,27 @@ def labels_and_weights(
     return labels, weights
 
 
-def _chain(model: MultiTaskModel) -> tuple[int, int, Any] | None:
-    """Return the places of an ESMM's click and conversion tasks, and the layer of pCVR."""
-    names = model.task_names
+@dataclass(frozen=True)
+class _Conditional:
+    """A hidden P(of | step without another), the three of them as places of tasks."""
+
+    head: Any
+    of: int
+    step: int
+    without: int | None = None
+
+
+def _conditionals(model: MultiTaskModel) -> list[_Conditional]:
+    """Return the conditional probabilities of a funnel between tasks of the model."""
+    found = []
     for layer in model.layers:
-        if getattr(layer, "conditional", False):
-            click, hidden = map(maker, layer.input)
-            if {click.task.name, layer.task.name} <= set(names):
-                return names.index(click.task.name), names.index(layer.task.name), hidden
-    return None
+        for probability, *steps in layer.ways(layer.input) if hasattr(layer, "ways") else ():
+            heads = [layer, *(maker(step) for step in steps if step is not None)]
+            names = [head.task.name for head in heads]
+            if set(names) <= set(model.task_names):
+                places = map(model.task_names.index, names)
+                found.append(_Conditional(maker(probability), *places))
+    return found
 
 
 def _binary(task: Task, y: Any, p: Any, w: Any, groups: Any) -> dict[str, float]:

@@ -2,10 +2,13 @@
 
 from mtl.migrate.from_deepctr import from_deepctr
 from mtl.models.adatt import AdaTT
+from mtl.models.aitm import AITM
 from mtl.models.cgc import CGC
 from mtl.models.cross_stitch import CrossStitch
 from mtl.models.dbmtl import DBMTL
+from mtl.models.escm2 import ESCM2
 from mtl.models.esmm import ESMM
+from mtl.models.funnel import Funnel
 from mtl.models.home import HoME
 from mtl.models.mmoe import MMoE
 from mtl.models.moe import MoE
@@ -25,9 +28,12 @@ __all__ = [
     "CGC",
     "PLE",
     "ESMM",
+    "AITM",
     "AdaTT",
     "CrossStitch",
     "DBMTL",
+    "ESCM2",
+    "Funnel",
     "HoME",
     "PEPNet",
     "SNR",

@@ -9,17 +9,16 @@ from typing import Any
 from keras import ops
 
 from mtl import checks
-from mtl.layers import DNN, Experts, Gate
+from mtl.layers import DNN, Experts
+from mtl.layers.dselect_k import gate_of
 from mtl.layers.gate import mix
 from mtl.models.network import Network
 from mtl.models.options import (
+    GatedOptions,
     Groups,
-    Options,
-    PositiveFloat,
     PositiveIntOrNone,
     Towers,
     Units,
-    UnitsOrNone,
     Unpack,
     Widths,
     model,
@@ -36,11 +35,9 @@ def DBMTL(
     bottom_dnn_units: Units = (256, 128),
     num_experts: PositiveIntOrNone = None,
     expert_features: Groups = None,
-    gate_dnn_units: UnitsOrNone = None,
-    gate_temperature: PositiveFloat = 1.0,
     tower_dnn_units_lists: Towers = per_task(64, 32),
     relation_dnn_units: Units = (32,),
-    **options: Unpack[Options],
+    **options: Unpack[GatedOptions],
 ) -> MultiTaskModel:
     """Build a deep Bayesian multi-target model: P(y_1, …, y_T | x) = Π_k P(y_k | y_U(k), x).
 
@@ -65,13 +62,10 @@ def DBMTL(
         expert_features: dict from group name to list of feature names, "group_name" or None. Each
             group has `num_experts` experts of its own, as in `MMoE`. Defaults to None: every
             expert sees all features.
-        gate_dnn_units: list of int or None. Widths of a DNN in each gate before its softmax layer.
-            Defaults to None: a linear gate.
-        gate_temperature: float above 0. Divides the gates' logits. Defaults to 1.
         tower_dnn_units_lists: list of lists of int. Widths of each task's DNN t_k.
             Defaults to (64, 32) for every task.
         relation_dnn_units: list of int. Widths of each DNN g_k. Defaults to (32,).
-        **options: what every model takes (see `mtl.models.options.Options`).
+        **options: what models with gates take (see `mtl.models.options.GatedOptions`).
 
     References:
         - Wang et al., Deep Bayesian Multi-Target Learning for Recommender Systems,
@@ -80,21 +74,20 @@ def DBMTL(
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
     upstream = _checked([task.name for task in net.tasks], relations)
     groups = net.groups(expert_features, bottom_dnn_units)
-    if groups and num_experts is None:
-        raise ValueError("`num_experts` should be given with `expert_features`. Received: None")
+    if num_experts is None and (groups or options["gate"] != "softmax"):
+        raise ValueError(
+            "`num_experts` should be given with `expert_features` and `gate`. Received: None"
+        )
     x, tasks = net.encode(), range(len(net.tasks))
     if num_experts is None:
         b = [DNN(bottom_dnn_units, **net.layer("bottom"))(x)] * len(tasks)
     else:
+        gates = net.gates(num_experts, groups)
         experts = Experts(num_experts, bottom_dnn_units, subsets=groups, **net.layer("experts"))
         e, b = experts(x), []
         for k, task in enumerate(net.tasks):
-            gate = Gate(
-                experts.num_experts,
-                gate_dnn_units,
-                gate_temperature,
-                task_name=task.name,
-                **net.layer("gate", k),
+            gate = gate_of(
+                experts.num_experts, task_name=task.name, **gates, **net.layer("gate", k)
             )
             b.append(mix(e, gate(x)))
     r = [DNN(net.tower_units[k], **net.layer("hidden", k))(b[k]) for k in tasks]

@@ -14,6 +14,7 @@ from mtl.models.options import (
     model,
     per_task,
 )
+from mtl.models.steps import check_hidden, check_steps
 from mtl.training import MultiTaskModel
 
 
@@ -60,16 +61,8 @@ def ESMM(
     if task_type != "binary":
         raise ValueError(f"`task_type` of ESMM should be 'binary'. Received: {task_type!r}")
     net = Network(dnn_feature_columns, tower_dnn_units_lists, **options)
-    if [task.type for task in net.tasks] != ["binary", "binary"]:
-        raise ValueError(
-            "ESMM should have two binary tasks: click, and click and conversion. "
-            f"Received: {[(task.name, task.type) for task in net.tasks]}"
-        )
-    if "cvr" in (task.output_name for task in net.tasks):
-        raise ValueError(
-            "`task_names` of ESMM should not hold 'cvr': that is the hidden P(conversion | click). "
-            f"Received: {[task.name for task in net.tasks]}"
-        )
+    check_steps("ESMM", "two binary tasks: click, and click and conversion", net.tasks, count=2)
+    check_hidden("ESMM", net.tasks, ["cvr"])
     x = net.encode()
     ctr = net.tower(0, x)
     cvr = net.tower(1, x, hidden="cvr")

@@ -17,7 +17,7 @@ from mtl.layers.dselect_k import check_gate
 from mtl.layers.encoder import layout
 from mtl.models.groups import expert_subsets
 from mtl.models.options import DEFAULTS, GatedOptions, Groups, Towers, Unpack
-from mtl.names import distinct
+from mtl.names import distinct, safe_name
 from mtl.seeds import derive_seed
 from mtl.tasks import resolve_tasks, tower_units
 from mtl.training import MultiTaskModel
@@ -224,22 +224,35 @@ class Network:
         return features
 
     def tower(
-        self, k: int, z: Any, hidden: str | None = None, units: Sequence[int] | None = None
+        self,
+        k: int,
+        z: Any,
+        hidden: str | None = None,
+        hidden_type: str = "binary",
+        number: int = 0,
+        units: Sequence[int] | None = None,
     ) -> Any:
         """Return a prediction by a tower of task k's widths.
 
         Args:
             k: int. Index of the task.
             z: tensor `(B, H)`.
-            hidden: str or None. Name of a hidden binary task to predict in place of task k.
+            hidden: str or None. Name of a hidden task to predict in place of task k.
                 Defaults to None.
+            hidden_type: str. Type of the hidden task. Defaults to "binary".
+            number: int. Tells towers of the same k from each other: each number has a seed of its
+                own. Defaults to 0.
             units: list of int or None. Other widths than the task's. Defaults to None.
         """
-        own = self.head(k)
+        given, own = self.layer("tower", k), self.head(k)
+        if number:
+            given["seed"] = self.seed(f"tower_{k}_{number}")
         if hidden is not None:
-            own = {"name": self.layer_name(hidden), "task_name": hidden, "hidden": True}
+            name = self.layer_name(safe_name(hidden, "task"))
+            self._taken.add(name)
+            own = {"name": name, "task_name": hidden, "task_type": hidden_type, "hidden": True}
         widths = self.tower_units[k] if units is None else units
-        return Tower(widths, **{**self.layer("tower", k), **own})(z)
+        return Tower(widths, **{**given, **own})(z)
 
     def towers(self, z: Sequence[Any]) -> list[Any]:
         """Return the predictions of all tasks, from a tensor `(B, H)` for each."""

@@ -36,6 +36,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "PositiveIntOrNone",
+    "PositiveShare",
     "Towers",
     "Units",
     "UnitsOrNone",
@@ -56,6 +57,7 @@ Embeddings = Annotated[
     Literal["shared", "per_task", "shared_and_per_task"],
     checks.one_of("shared", "per_task", "shared_and_per_task"),
 ]
+PositiveShare = Annotated[float, checks.positive_share]
 Seed = Annotated[int | None, checks.seed]
 Units = Annotated[Sequence[int], checks.units]
 UnitsOrNone = Annotated[Sequence[int] | None, checks.units]

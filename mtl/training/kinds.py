@@ -9,7 +9,7 @@ from typing import Any
 
 from keras import losses
 
-from mtl.losses import FunnelLoss, MultiTaskBCE, ZeroInflatedLogNormal
+from mtl.losses import ConversionRisk, FunnelLoss, MultiTaskBCE, ZeroInflatedLogNormal
 from mtl.tasks import Task
 
 _PROBABILITIES = (losses.BinaryCrossentropy, losses.BinaryFocalCrossentropy, MultiTaskBCE)
@@ -78,8 +78,9 @@ def kind_of(task: Task, loss: Any, function: Any = None) -> Kind | None:
 
 
 def kind_in_funnel(task: Task, joint_losses: Iterable[Any]) -> Kind | None:
-    """Return the labels that a `FunnelLoss` of the task takes, or None if there is none."""
-    names = [j.name for j in joint_losses if isinstance(j, FunnelLoss) and task.name in j.tasks]
+    """Return the labels that a joint loss of a funnel's steps takes, or None if there is none."""
+    losses = (j for j in joint_losses if isinstance(j, (ConversionRisk, FunnelLoss)))
+    names = [j.name for j in losses if task.name in j.tasks]
     return Kind("probabilities", names[0]) if names else None
 
 

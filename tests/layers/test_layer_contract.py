@@ -32,6 +32,7 @@ PAIR = [draw(ROWS, 5), draw(ROWS, 3, seed=1)]
 STACK = draw(ROWS, 3, 5)
 FIVE = [draw(ROWS, 5, seed=i) for i in range(5)]
 THREE = FIVE[:3]
+TWO = FIVE[:2]
 RATE = np.linspace(0, 1, ROWS, dtype="float32")[:, None]
 
 
@@ -147,6 +148,9 @@ CASES: dict[str, dict[str, Case]] = {
         "no units": Case({"seed": 1}, PAIR),
         "plain": Case({"units": [4], "seed": 1}, PAIR),
         "full": Case({"units": [4, 3], "position": "output", "gate_units": [2], **DNN}, PAIR),
+    },
+    "InformationTransfer": {
+        "full": Case({"seed": 1}, TWO),
     },
     "Isotonic": {
         "plain": Case({"num_points": 2}, RATE),

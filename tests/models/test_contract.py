@@ -42,6 +42,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "CGC": _LEVELS,
     "PLE": {**_LEVELS, "num_levels": 2},
     "ESMM": {"task_names": ("ctr", "ctcvr"), "task_type": "binary"},
+    "ESCM2": {"task_names": ("ctr", "ctcvr")},
 }
 _COMMON = {
     "num_tasks": None,
@@ -142,7 +143,7 @@ def test_any_number_of_tasks(name: str, tasks: int) -> None:
     assert [tuple(output.shape) for output in model.outputs] == [(None, 1)] * tasks
     towers = parameters["tower_dnn_units_lists"].default
     kernels = [w for w in model.weights if w.path.endswith("/dense_1/kernel")]
-    assert [tuple(w.shape) for w in kernels] == [towers[0]] * tasks
+    assert [tuple(w.shape) for w in kernels] == [towers[0]] * (tasks if towers[0] else 0)
 
 
 def test_an_explicit_list_of_towers_is_not_repeated(name: str) -> None:

@@ -74,6 +74,7 @@ COMMON: list[tuple[dict[str, Any], str]] = [
     ({"seed": "1"}, r"`seed`.*integer or None.*Received: '1'"),
 ]  # fmt: skip
 INTEGERS = {
+    "ESCM2": ["num_experts"],
     "MoE": ["num_experts"],
     "MMoE": ["num_experts"],
     "CGC": ["num_experts_specific", "num_experts_shared"],
@@ -90,6 +91,7 @@ INTEGERS = {
 GATED = [*INTEGERS, "AdaTT"]
 UNITS = {
     "SharedBottom": ["bottom_dnn_units"],
+    "AITM": ["bottom_dnn_units"],
     **{name: ["expert_dnn_units", "gate_dnn_units"] for name in GATED},
 }
 
@@ -129,6 +131,6 @@ def test_temperature(name: str, value: Any) -> None:
     _refused(name, {"gate_temperature": value}, r"`gate_temperature`.*positive number.*Received")
 
 
-@pytest.mark.parametrize("name", [n for n in toy.MODELS if n != "ESMM"])
+@pytest.mark.parametrize("name", [n for n in toy.MODELS if n not in ("ESMM", "ESCM2")])
 def test_nothing_that_tells_the_tasks(name: str) -> None:
     _refused(name, {"num_tasks": None}, r"`num_tasks`, `task_types` and `task_names`.*None")

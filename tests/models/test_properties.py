@@ -284,8 +284,9 @@ def models(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     name = draw(st.sampled_from([n for n in toy.MODELS if not toy.needed(n)]))
     parameters = inspect.signature(getattr(mtl.models, name)).parameters
     names, types, tasks = st.sampled_from(NAMES), st.sampled_from(TYPES), draw(st.integers(1, 4))
-    if name == "ESMM":
-        types, tasks = st.just("binary"), 2
+    if getattr(mtl.models, name).funnel:
+        types = st.just("binary")
+        tasks = len(parameters["task_names"].default or range(tasks))
     return name, {
         "task_names": draw(st.lists(names, min_size=tasks, max_size=tasks, unique=True)),
         "task_types": draw(st.lists(types, min_size=tasks, max_size=tasks)),
