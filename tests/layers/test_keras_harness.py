@@ -70,11 +70,37 @@ def expected(trainable, shape, *, fixed=0, dropouts=0, losses=0):
 ONE = {"input_shape": (2, 5)}
 THREE = {"input_shape": ((2, 5),) * 3}
 
+STACK = {"input_shape": (2, 3, 5)}
+PAIR = {"input_shape": ((2, 5), (2, 3))}
+SCENARIOS = {
+    "input_data": [
+        np.ones((2, 5), "float32"),
+        np.array([[0], [7]], "int32"),
+    ]
+}
+FUSION = {
+    "num_experts": [1, 2, 1],
+    "links": [["own", None, "other"], ["stopped", "own", "other"]],
+}
+
 # By layer: its arguments, its inputs, and what the harness should count.
 CASES = {
+    "CrossStitchUnit": [
+        ({"num_outputs": 2}, STACK, expected(1, [(2, 5)] * 2)),
+        ({"num_outputs": 3, "per_channel": True}, STACK, expected(1, [(2, 5)] * 3)),
+    ],
     "DNN": [
         ({"units": ()}, ONE, expected(0, (2, 5))),
         ({"units": [4, 4], **FULL}, ONE, expected(8, (2, 4), fixed=4, dropouts=2, losses=2)),
+    ],
+    "DSelectK": [
+        ({"num_experts": 1}, ONE, expected(0, (2, 1))),
+        (
+            {"num_experts": 5, "num_selected": 2, "units": [4], "entropy_weight": 0.1, **FULL},
+            ONE,
+            # The DNN's kernel, bias, gamma, beta; kernel and bias of the bits and of the weights.
+            expected(4 + 4, (2, 5), fixed=2, dropouts=1, losses=1 + 2),
+        ),
     ],
     "Experts": [
         ({"num_experts": 2, "units": []}, ONE, expected(0, (2, 2, 5))),
@@ -114,6 +140,15 @@ CASES = {
             expected(3, (2, 2 + 2 + 3 + 2 + 4), fixed=1),
         ),
     ],
+    "Fusion": [
+        ({**FUSION, "units": [4], "seed": 1}, ONE, expected(2 + 2, [(2, 4)] * 2)),
+        (
+            {**FUSION, "units": [4], "residual": "self", "feature_gates": [2, 3], **FULL},
+            {"input_shape": ((2, 5),) * 5},
+            # Experts, three kernels of their feature gates, two gates, and two of their own.
+            expected(4 + 3 + 2 + 2, [(2, 4)] * 2, fixed=2, dropouts=1, losses=1),
+        ),
+    ],
     "Gate": [
         (
             {"num_experts": 4, "units": [4], "temperature": 0.5, **FULL},
@@ -121,8 +156,37 @@ CASES = {
             expected(5, (2, 4), fixed=2, dropouts=1, losses=1),
         ),
     ],
+    "GatedDNN": [
+        (
+            {"units": [4], "gate_units": [3], **FULL},
+            PAIR,
+            # The layer, and for its input and its output a gate of two layers, one normalised.
+            expected(4 + 2 * 6, (2, 4), fixed=2 + 2 * 2, dropouts=1 + 2, losses=1 + 2),
+        ),
+    ],
+    "InformationTransfer": [
+        ({"seed": 1}, {"input_shape": ((2, 5),) * 2}, expected(1, (2, 5))),
+    ],
     "Isotonic": [({"num_points": 3}, {"input_shape": (2, 1)}, expected(0, (2, 1), fixed=2))],
+    "PartitionedNormalization": [({"num_scenarios": 3}, SCENARIOS, expected(4, (2, 5), fixed=2))],
     "Platt": [({}, {"input_shape": (2, 1)}, expected(0, (2, 1), fixed=2))],
+    "Routing": [
+        (
+            {"num_outputs": 2, "penalty": 0.1, "seed": 1},
+            STACK,
+            expected(2, [(2, 5)] * 2, dropouts=1, losses=1),
+        ),
+    ],
+    "StarDNN": [
+        (
+            {"num_scenarios": 3, "units": [4], **FULL},
+            SCENARIOS,
+            expected(8, (2, 4), fixed=2, dropouts=1, losses=2),
+        )
+    ],
+    "StarDense": [
+        ({"num_scenarios": 3, "units": 4, "l2_reg": 0.1}, SCENARIOS, expected(4, (2, 4), losses=2))
+    ],
     "Tower": [
         ({}, ONE, expected(2, (2, 1))),
         (

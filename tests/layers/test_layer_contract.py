@@ -136,7 +136,7 @@ CASES: dict[str, dict[str, Case]] = {
         "plain": Case({**FUSION, "units": [4], "seed": 1}, ONE),
         "an empty bank": Case({**FUSION, "num_experts": [0, 2, 1], "units": [4], "seed": 1}, THREE),
         "inputs of gates": Case({**FUSION, **FUSED, "units": [4], **DNN}, FIVE),
-        "full": Case({**FUSION, **FUSED, "units": [4], "subsets": SUBSETS, **DNN}, ONE),
+        "full": Case({**FUSION, **FUSED, **SELECT, "units": [4], "subsets": SUBSETS, **DNN}, ONE),
     },
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),

@@ -142,8 +142,8 @@ def test_any_number_of_tasks(name: str, tasks: int) -> None:
     assert model.task_names == [f"task_{k + 1}" for k in range(tasks)]
     assert [tuple(output.shape) for output in model.outputs] == [(None, 1)] * tasks
     towers = parameters["tower_dnn_units_lists"].default
-    kernels = [w for w in model.weights if w.path.endswith("/dense_1/kernel")]
-    assert [tuple(w.shape) for w in kernels] == [towers[0]] * (tasks if towers[0] else 0)
+    shapes = [tuple(w.shape) for w in model.weights if w.path.endswith("/dense_1/kernel")]
+    assert not towers[0] or shapes.count(towers[0]) == tasks
 
 
 def test_an_explicit_list_of_towers_is_not_repeated(name: str) -> None:
@@ -214,7 +214,7 @@ def test_seeds(name: str) -> None:
     one, again, other = (toy.build(name, seed=seed) for seed in (1, 1, 2))
     for a, b, c in zip(one.weights, again.weights, other.weights, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
-        drawn = np.ptp(a.numpy()) > 0  # and not a constant
+        drawn = np.ptp(a.numpy()) > 0 and not a.path.endswith("alpha")  # and not a constant
         assert np.array_equal(a.numpy(), c.numpy()) != drawn
     none = [toy.build(name, seed=None).get_weights()[0] for _ in range(2)]
     assert not np.array_equal(*none)
