@@ -146,7 +146,7 @@ class GateProbe:
         gates = _gates_of(model)
         if not gates:
             raise ValueError(
-                "`model` should have gates, as MoE, MMoE, CGC and PLE do. "
+                "`model` should have gates, as MMoE and PLE do. "
                 f"Received: {model.name!r} without any"
             )
         self._source = model

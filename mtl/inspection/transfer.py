@@ -60,7 +60,7 @@ def negative_transfer(
     seeds' differences. Sets the global random seed.
 
     Args:
-        factory: a factory of `mtl.models` with layers to widen: SharedBottom, MoE, MMoE, CGC, PLE.
+        factory: a factory of `mtl.models` with experts or a bottom to widen, such as MMoE or PLE.
         feature_columns: list of feature columns.
         train: `(x, y)` or `(x, y, sample_weight)`, in the forms that `fit` takes.
         test: `(x, y)`. Rows to score on; those whose label is NaN are left out.
@@ -224,8 +224,8 @@ def _same_size(
     names = [n for n in parameters if n.endswith("_dnn_units") and not n.startswith("gate_")]
     if not names:
         raise ValueError(
-            "`factory` should be SharedBottom, MoE, MMoE, CGC or PLE: one with experts or a bottom "
-            f"to widen. Received: {getattr(factory, '__name__', factory)}"
+            "`factory` should be one with experts or a bottom to widen, such as MMoE or PLE. "
+            f"Received: {getattr(factory, '__name__', factory)}"
         )
     units = {n: checks.units(n, options.get(n, parameters[n].default)) for n in names}
     if not units[names[0]]:

@@ -60,7 +60,8 @@ def HoME(
         h_k = g_k(u) · [E_k(z_m), E'_m(z_m), E'_s(z_s)] + s_k(u) · E_k(z_m),  ŷ_k = σ(t_k(h_k))
 
     with gates g(u) = softmax(W u / τ). The self-gates s, linear, are a softmax as well, or σ for a
-    single expert: what is a group's or a task's own keeps a way past the gates.
+    single expert: what is a group's or a task's own keeps a way past the gates. The equations are
+    the paper's as its public descriptions have them.
 
     Args:
         dnn_feature_columns: list of feature columns (see `mtl.features`).

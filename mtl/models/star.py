@@ -39,7 +39,7 @@ def STAR(
     m, the last of these layers, and a, an auxiliary network on e(s) ⊕ x, are logits. W_s starts
     as 1 and b_s as 0. PN_s is batch normalisation with moments of the rows of s, moving averages
     of its own, and the scale and shift γ ⊗ γ_s and β + β_s. `dnn_use_bn` puts it into every star
-    layer, too.
+    layer, too. The equations are the paper's as its public descriptions have them.
 
     The paper has one task. Here the first layers serve all tasks, as a shared bottom does; each
     task has star layers of its own up to its logits, and its own auxiliary network. One task is
