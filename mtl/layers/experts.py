@@ -45,7 +45,7 @@ class Experts(keras.layers.Layer):
 
     Call arguments:
         inputs: tensor of shape `(B, D)` that all experts share, or, without subsets, a list of
-            such tensors, one per group, or a tensor of shape `(B, E, D)`, an input per expert.
+            such tensors, one per group, or one per expert.
 
     Returns:
         A tensor of shape `(B, E, H)`, H the last width; the groups' experts in order, and within
@@ -161,21 +161,21 @@ class Experts(keras.layers.Layer):
     def _first(self, inputs: Any) -> Any:
         if self.subsets:
             return self._first_by_subset(inputs)
-        if _per_expert(inputs):
-            return ops.einsum("bei,eio->beo", inputs, self._kernels[0])
-        return matmul_groups(inputs, ops.convert_to_tensor(self._kernels[0]), self.groups)
+        kernel = ops.convert_to_tensor(self._kernels[0])
+        return ops.concatenate(matmul_groups(inputs, kernel, self._sizes(inputs)), axis=1)
+
+    def _sizes(self, inputs: Any) -> Sequence[int]:
+        """Return how many experts each input serves."""
+        inputs = checks.as_list(inputs)
+        if len(inputs) == 1:
+            return (self.num_experts,)
+        return self.groups if len(inputs) == len(self.groups) else (1,) * self.num_experts
 
     def _first_by_subset(self, x: Any) -> Any:
         outputs = []
-        for i, (columns, kernel) in enumerate(
-            zip(self.subsets.values(), self._kernels[0], strict=True)
-        ):
-            seen = ops.take(x, np.array(columns, "int32"), axis=-1)
-            if _per_expert(x):
-                seen = ops.take(seen, np.array(self._experts_of(i), "int32"), axis=1)
-                outputs.append(ops.einsum("bei,eio->beo", seen, kernel))
-            else:
-                outputs.append(_matmul_stack(seen, ops.convert_to_tensor(kernel)))
+        for columns, kernel in zip(self.subsets.values(), self._kernels[0], strict=True):
+            seen = ops.take(x, np.array(columns, "int32"), axis=1)
+            outputs.append(_matmul_stack(seen, ops.convert_to_tensor(kernel)))
         if len(self.groups) > 1:
             ends = np.cumsum(self.groups[:-1]).tolist()
             by_group = zip(*(ops.split(output, ends, axis=1) for output in outputs), strict=True)
@@ -192,13 +192,9 @@ class Experts(keras.layers.Layer):
         return self._dropouts[depth](x, training=training) if self.dropout else x
 
     def _identity(self, inputs: Any) -> Any:
-        if _per_expert(inputs):
-            return inputs
-        inputs = checks.as_list(inputs)
-        sizes = self.groups if len(inputs) == len(self.groups) else (self.num_experts,)
         outputs = [
             ops.repeat(ops.expand_dims(x, 1), size, axis=1)
-            for x, size in zip(inputs, sizes, strict=True)
+            for x, size in zip(checks.as_list(inputs), self._sizes(inputs), strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
 
@@ -224,18 +220,13 @@ class Experts(keras.layers.Layer):
                     f"Experts with `subsets` should be called on one input of at least {needed} "
                     f"columns. Received: inputs of shapes {input_shape}"
                 )
-        if one and (len(input_shape) == 2 or input_shape[1] == self.num_experts):
-            return int(input_shape[-1])
         if one:
-            raise ValueError(
-                f"Experts should be called on an input for each of the {self.num_experts} experts. "
-                f"Received: an input of shape {input_shape}"
-            )
+            return int(input_shape[-1])
         widths = {int(shape[-1]) for shape in input_shape}
-        if len(input_shape) != len(self.groups) or len(widths) != 1:
+        if len(input_shape) not in (len(self.groups), self.num_experts) or len(widths) != 1:
             raise ValueError(
                 f"Experts should be called on one input, or on {len(self.groups)} of one width: "
-                f"one per group. Received: inputs of shapes {input_shape}"
+                f"one per group (or per expert). Received: inputs of shapes {input_shape}"
             )
         return widths.pop()
 
@@ -271,12 +262,8 @@ def _check_subsets(subsets: Any) -> dict[str, list[int]]:
     return checked
 
 
-def _per_expert(inputs: Any) -> bool:
-    return not isinstance(inputs, (list, tuple)) and len(inputs.shape) == 3
-
-
-def matmul_groups(inputs: Any, kernel: Any, groups: Sequence[int]) -> Any:
-    """Return `(B, E, out)`: products with the E kernels `(E, in, out)`.
+def matmul_groups(inputs: Any, kernel: Any, groups: Sequence[int]) -> list[Any]:
+    """Return products with the E kernels `(E, in, out)`, as a list of `(B, size, out)` by group.
 
     Args:
         inputs: tensor of shape `(B, in)`, or a list of such tensors, one per group.
@@ -285,12 +272,10 @@ def matmul_groups(inputs: Any, kernel: Any, groups: Sequence[int]) -> Any:
     """
     inputs = checks.as_list(inputs)
     if len(inputs) == 1:
-        return _matmul_stack(inputs[0], kernel)
-    outputs, start = [], 0
-    for x, size in zip(inputs, groups, strict=True):
-        outputs.append(_matmul_stack(x, kernel[start : start + size]))
-        start += size
-    return ops.concatenate(outputs, axis=1)
+        return [_matmul_stack(inputs[0], kernel)]
+    # Split, not sliced: a split's gradient is one concatenation, a slice's is padded.
+    kernels = ops.split(kernel, np.cumsum(groups[:-1]).tolist(), axis=0)
+    return [_matmul_stack(x, own) for x, own in zip(inputs, kernels, strict=True)]
 
 
 def _matmul_stack(x: Any, kernel: Any) -> Any:

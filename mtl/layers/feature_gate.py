@@ -36,7 +36,7 @@ class FeatureGate(keras.layers.Layer):
             group.
 
     Returns:
-        A tensor of shape `(B, E, D)`: an input for each expert.
+        A list of E tensors of shape `(B, D)`: an input for each expert.
     """
 
     def __init__(
@@ -78,37 +78,49 @@ class FeatureGate(keras.layers.Layer):
             name=f"{name}_kernel", shape=(experts, pairs, *shape), initializer=initialize
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any) -> list[Any]:
         """Return each expert's input."""
-        low = self._project(inputs, self._down)
-        low = ops.reshape(low, (-1, *self._down.shape[:2], self.rank))
-        weights = 2 * ops.sigmoid(ops.einsum("bejr,ejrd->bejd", low, self._up))
-        if self.num_pairs > 1:
+        experts, pairs = sum(self.num_experts), self.num_pairs
+        low = self._project(inputs, self._down, self.rank)
+        up = ops.reshape(self._up, (experts * pairs, self.rank, -1))
+        up = [ops.squeeze(matrix, 0) for matrix in ops.split(up, experts * pairs, axis=0)]
+        shares = None
+        if pairs > 1:
+            scores = ops.concatenate(self._project(inputs, self._mix, pairs), axis=1)
             wide = keras.backend.result_type(self.compute_dtype, "float32")
-            shares = ops.softmax(ops.cast(self._project(inputs, self._mix), wide), axis=-1)
-            weights = weights * ops.expand_dims(ops.cast(shares, self.compute_dtype), -1)
-        return self._per_expert(inputs) * ops.sum(weights, axis=2)
+            shares = ops.softmax(ops.reshape(ops.cast(scores, wide), (-1, experts, pairs)), axis=-1)
+            shares = ops.reshape(ops.cast(shares, self.compute_dtype), (-1, experts * pairs))
+            shares = ops.split(shares, experts * pairs, axis=1)
+        # Pair by pair: as one product of stacks, which is as large, it takes five times as long.
+        weights = [2 * ops.sigmoid(ops.matmul(v, a)) for v, a in zip(low, up, strict=True)]
+        if shares is not None:
+            weights = [w * share for w, share in zip(weights, shares, strict=True)]
+        gates = [sum(weights[e * pairs : (e + 1) * pairs]) for e in range(experts)]
+        return [v * gate for v, gate in zip(self._per_expert(inputs), gates, strict=True)]
 
-    def _project(self, inputs: Any, kernel: Any) -> Any:
-        """Return `(B, E, pairs * out)`: each group's input times its experts' matrices."""
-        experts, pairs, width, out = kernel.shape
-        flat = ops.reshape(ops.transpose(kernel, (0, 2, 1, 3)), (experts, width, pairs * out))
-        return matmul_groups(inputs, flat, self.num_experts)
+    def _project(self, inputs: Any, kernel: Any, width: int) -> list[Any]:
+        """Return each group's input times its experts' matrices, `(B, width)` by expert and pair.
 
-    def _per_expert(self, inputs: Any) -> Any:
+        Of a matrix for all pairs of an expert there is one for the expert.
+        """
+        experts, pairs, rows, out = kernel.shape
+        flat = ops.reshape(ops.transpose(kernel, (0, 2, 1, 3)), (experts, rows, pairs * out))
+        groups = self.num_experts if isinstance(inputs, (list, tuple)) else (experts,)
+        parts: list[Any] = []
+        for product, size in zip(matmul_groups(inputs, flat, groups), groups, strict=True):
+            number = size * pairs * out // width
+            parts += ops.split(ops.reshape(product, (-1, number * width)), number, axis=1)
+        return parts
+
+    def _per_expert(self, inputs: Any) -> list[Any]:
         if not isinstance(inputs, (list, tuple)):
-            return ops.expand_dims(inputs, 1)
-        per_group = [
-            ops.repeat(ops.expand_dims(v, 1), size, axis=1)
-            for v, size in zip(inputs, self.num_experts, strict=True)
-        ]
-        return ops.concatenate(per_group, axis=1)
+            return [inputs] * sum(self.num_experts)
+        return [v for v, size in zip(inputs, self.num_experts, strict=True) for _ in range(size)]
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Return `(B, E, D)`."""
+    def compute_output_shape(self, input_shape: Any) -> list[tuple[int | None, ...]]:
+        """Return `(B, D)` for each expert."""
         is_list = isinstance(input_shape[0], (list, tuple))
-        batch, width = input_shape[0] if is_list else input_shape
-        return (batch, sum(self.num_experts), width)
+        return [tuple(input_shape[0] if is_list else input_shape)] * sum(self.num_experts)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -113,6 +113,11 @@ class Fusion(Level):
                 "`feature_gates` should be a number of pairs and their rank, or None. "
                 f"Received: {feature_gates!r}"
             )
+        if self.feature_gates and subsets:
+            raise ValueError(
+                "`subsets` should be None with `feature_gates`, by which each expert chooses what "
+                f"it sees. Received: {subsets!r}"
+            )
         self.seed = checks.seed("seed", seed)
         common = {
             "activation": activation,

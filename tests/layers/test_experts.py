@@ -128,9 +128,17 @@ def test_without_units_every_expert_is_the_identity():
     assert_close(Experts([1, 2], [])(x), np.stack([x, x, x], axis=1))
 
 
+def test_every_expert_may_have_an_input_of_its_own():
+    inputs = [draw(6, 5, seed=i) for i in range(3)]
+    layer, alone = Experts([2, 1], [4, 3], seed=1), Experts([1, 1, 1], [4, 3], seed=1)
+    assert_close(layer(inputs), alone(inputs))
+    assert layer.compute_output_shape([(None, 5)] * 3) == (None, 3, 3)
+    assert_close(Experts([2, 1], [])(inputs), np.stack(inputs, axis=1))
+
+
 @pytest.mark.parametrize("units", [[3], []])
 @pytest.mark.parametrize(
-    "shapes", [[(2, 4)], [(2, 4)] * 3, [(2, 4), (2, 5)]], ids=["few", "many", "widths"]
+    "shapes", [[(2, 4)], [(2, 4)] * 4, [(2, 4), (2, 5)]], ids=["few", "many", "widths"]
 )
 def test_inputs_that_do_not_match_the_groups_are_refused(units, shapes):
     with pytest.raises(ValueError, match="called on one input, or on 2 of one width"):
