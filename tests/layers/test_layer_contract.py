@@ -137,7 +137,7 @@ CASES: dict[str, dict[str, Case]] = {
         "an empty bank": Case({**FUSION, "num_experts": [0, 2, 1], "units": [4], "seed": 1}, THREE),
         "inputs of gates": Case({**FUSION, **FUSED, "units": [4], **DNN}, FIVE),
         "subsets": Case({**FUSION, "units": [4], "subsets": SUBSETS, **DNN}, ONE),
-        "full": Case({**FUSION, **FUSED, **SELECT, "units": [4], **DNN}, ONE),
+        "full": Case({**FUSION, **FUSED, **SELECT, "num_selected": 1, "units": [4], **DNN}, ONE),
     },
     "Gate": {
         "plain": Case({"num_experts": 4, "seed": 1}, ONE),
