@@ -44,12 +44,12 @@ class Form:
         x = self.inputs.check(x)
         if not self.labelled:
             return (x,)
+        rows = len(keras.tree.flatten(x)[0])
         # Of one type, though a batch may have missing labels and the first ones none.
         y = keras.tree.map_structure(
             lambda label: label.astype("float32", copy=False),
-            labels.check_labels(self.tasks, y, self.kinds),
+            labels.check_labels(self.tasks, y, self.kinds, rows),
         )
-        rows = len(keras.tree.flatten(y)[0])
         weights = labels.check_sample_weights(self.tasks, weights, rows)
         if self.class_weight is not None:
             weights = labels.weighted_by_class(self.tasks, y, weights, self.class_weight)
