@@ -18,7 +18,12 @@ from mtl.training.spread import known_entries
 _GREATEST = float(np.finfo("float32").max)
 
 
-def check_labels(tasks: Sequence[Task], y: Any, kinds: Sequence[Kind | None] = ()) -> Any:
+def check_labels(
+    tasks: Sequence[Task],
+    y: Any,
+    kinds: Sequence[Kind | None] = (),
+    rows: int | None = None,
+) -> Any:
     """Return labels in task order.
 
     Args:
@@ -27,6 +32,7 @@ def check_labels(tasks: Sequence[Task], y: Any, kinds: Sequence[Kind | None] = (
             single task, or None. Each label array has shape `(N,)`, `(N, 1)` or, for several
             classes or labels, `(N, size)`. What is None, NaN, NA or masked is missing.
         kinds: what each task's loss takes. Defaults to nothing: any numbers.
+        rows: int or None. Number of rows that there should be. Defaults to None: any.
 
     Returns:
         A list of arrays `(N, 1)` or `(N, size)` in which missing labels are NaN, one array for a
@@ -34,15 +40,27 @@ def check_labels(tasks: Sequence[Task], y: Any, kinds: Sequence[Kind | None] = (
 
     Raises:
         TypeError: labels that are no numbers.
-        ValueError: a missing task, a wrong number of arrays, a wrong shape, infinite labels,
-            missing ones in an array of integers, or labels that the task's loss doesn't take.
+        ValueError: a missing task, a wrong number of arrays or of rows, a wrong shape, infinite
+            labels, missing ones in an array of integers, or labels that the task's loss doesn't
+            take.
     """
     if y is None:
         return None
     labels = _in_task_order(tasks, "y", y)
+    check_every_task(tasks, labels)
     kinds = kinds or [None] * len(tasks)
-    checked = [_label(*given) for given in zip(tasks, labels, kinds, strict=True)]
+    checked = [_label(*given, rows) for given in zip(tasks, labels, kinds, strict=True)]
     return checked if len(tasks) > 1 else checked[0]
+
+
+def check_every_task(tasks: Sequence[Task], labels: Sequence[Any]) -> None:
+    """Raise a ValueError if the labels of a task, out of those in task order, are None."""
+    absent = [task.name for task, label in zip(tasks, labels, strict=True) if label is None]
+    if absent:
+        raise ValueError(
+            f"`y` should hold labels of every task. Received: none of {absent} (a missing label "
+            "is NaN)"
+        )
 
 
 def check_sample_weights(tasks: Sequence[Task], sample_weight: Any, rows: int | None) -> Any:
@@ -52,15 +70,15 @@ def check_sample_weights(tasks: Sequence[Task], sample_weight: Any, rows: int | 
         tasks: the model's tasks.
         sample_weight: one array for every task, a list in task order, a dict, DataFrame or pyarrow
             table by task name, or None. Tasks that a dict, table or list leaves out weigh 1.
-        rows: int or None. Number of rows, for the tasks that are left out.
+        rows: int or None. Number of rows that there should be; None means any.
 
     Returns:
         A list of arrays `(N, 1)`, one array for a single task, or None.
 
     Raises:
         TypeError: weights that are no numbers.
-        ValueError: an unknown task, a wrong number of arrays, a wrong shape, weights that aren't
-            finite, or negative ones.
+        ValueError: an unknown task, a wrong number of arrays or of rows, a wrong shape, weights
+            that aren't finite, or negative ones.
     """
     if sample_weight is None:
         return None
@@ -92,7 +110,7 @@ def check_class_weights(
 
     Raises:
         TypeError: no such dict.
-        ValueError: an unknown task, a task without classes, or a negative weight.
+        ValueError: an unknown task or class, a task without classes, or a negative weight.
     """
     if class_weight is None:
         return None
@@ -120,6 +138,12 @@ def check_class_weights(
             raise ValueError(
                 f"`{name}` should be left out: a task of type {task.type!r} has no classes. "
                 f"Received: {entry!r}"
+            )
+        classes = range(max(task.size, 2))
+        if unknown := [label for label in entry if label not in classes]:
+            raise ValueError(
+                f"`{name}` should have classes from 0 to {classes[-1]} for keys. "
+                f"Received: {unknown}"
             )
         for label, weight in entry.items():
             checks.non_negative_float(f"{name}[{label!r}]", weight)
@@ -150,6 +174,11 @@ def weighted_by_class(
                 factors[classes == number] *= factor
         after.append(factors)
     return after if len(tasks) > 1 else after[0]
+
+
+def any_without_weight(sample_weight: Any) -> bool:
+    """Return whether, of checked sample weights in any structure, those of a task are all 0."""
+    return any(w is not None and not w.any() for w in keras.tree.flatten(sample_weight))
 
 
 def any_missing(labels: Any) -> bool:
@@ -204,7 +233,7 @@ def _in_task_order(tasks: Sequence[Task], argument: str, values: Any) -> list[An
     )
 
 
-def _label(task: Task, label: Any, kind: Kind | None) -> np.ndarray:
+def _label(task: Task, label: Any, kind: Kind | None, rows: int | None) -> np.ndarray:
     """Return a task's labels, as floats or, for classes without missing ones, 32-bit integers."""
     name = f"y[{task.name!r}]"
     array = host.numbers(name, host.array_of(name, label), finite=False)
@@ -221,7 +250,8 @@ def _label(task: Task, label: Any, kind: Kind | None) -> np.ndarray:
             f"Received: {wrong.size} values such as {wrong.flat[0]}"
         )
     check_shape(task, kind, array if array.ndim != 1 else array[:, None])
-    array = host.shaped(name, array, *_shapes(task, kind))
+    array = host.shaped(name, array, *shapes_of(task, kind))
+    _check_rows(name, array, rows)
     if kind is not None:
         _check_kind(name, task, array, kind, low, high)
     if array.dtype.kind != "f":
@@ -239,7 +269,7 @@ def _range(array: np.ndarray) -> tuple[Any, Any]:
     return (0, 0) if np.isnan(low) else (low, high)
 
 
-def _shapes(task: Task, kind: Kind | None) -> list[tuple[int, ...]]:
+def shapes_of(task: Task, kind: Kind | None) -> list[tuple[int, ...]]:
     """Return the shapes that a row of labels may have."""
     if task.type != "multiclass":
         return [(task.label_size,)]
@@ -272,9 +302,18 @@ def _weight(task: Task, weight: Any, rows: int | None) -> np.ndarray:
     name = f"sample_weight[{task.name!r}]"
     array = host.numbers(name, host.array_of(name, weight), finite=True)
     array = host.shaped(name, array.astype("float32", copy=False), (1,))
+    _check_rows(name, array, rows)
     if array.size and array.min() < 0:
         raise ValueError(f"`{name}` should hold weights of at least 0. Received: {array.min()}")
     return array
+
+
+def _check_rows(name: str, array: np.ndarray, rows: int | None) -> None:
+    """Raise a ValueError for another number of rows, which would be broadcast."""
+    if rows is not None and len(array) != rows:
+        raise ValueError(
+            f"`{name}` should have as many rows as `x`, {rows}. Received: {len(array)}"
+        )
 
 
 def _is_scalar_list(values: Sequence[Any]) -> bool:

@@ -40,8 +40,8 @@ class TaskData(SteppedModel):
         x = self.in_form(x, class_weight)
         if y is None and isinstance(x, dict) and self.compiled:
             raise ValueError("`y` should hold labels of every task. Received: None")
-        y = labels.check_labels(self.tasks, y, self._kinds)
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
+        y = labels.check_labels(self.tasks, y, self._kinds, rows)
         if rows == 0:
             raise ValueError("`x` should hold at least one row. Received: 0 rows.")
         weights = labels.check_sample_weights(self.tasks, sample_weight, rows)

@@ -131,7 +131,7 @@ def test_without_units_every_expert_is_the_identity():
 def test_every_expert_may_have_an_input_of_its_own():
     inputs = [draw(6, 5, seed=i) for i in range(3)]
     layer, alone = Experts([2, 1], [4, 3], seed=1), Experts([1, 1, 1], [4, 3], seed=1)
-    assert_close(layer(inputs), ops.convert_to_numpy(alone(inputs)))
+    assert_close(layer(inputs), keras.ops.convert_to_numpy(alone(inputs)))
     assert layer.compute_output_shape([(None, 5)] * 3) == (None, 3, 3)
     assert_close(Experts([2, 1], [])(inputs), np.stack(inputs, axis=1))
 
