@@ -34,7 +34,7 @@ class ParquetStream(keras.utils.PyDataset):
     process alone, so that training goes on after a stop as if there had been none (see
     `mtl.callbacks.Checkpoint`).
 
-    `predict` of the models of `mtl.models` reads the rows in the order of the files.
+    `evaluate` and `predict` of the models of `mtl.models` read the rows in the order of the files.
 
     Args:
         path: str, path, or list of them. Files, folders (all `*.parquet` in them and below; folders
@@ -193,6 +193,11 @@ class ParquetStream(keras.utils.PyDataset):
             "shard": list(self._shard),
             "groups": self.table.state(),
         }
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        return self._batches
 
     @property
     def num_batches(self) -> int:

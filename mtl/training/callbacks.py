@@ -23,3 +23,9 @@ def with_callbacks(callbacks: Any, first: Any = None, last: Any = None) -> Any:
             callback.set_model(callbacks.model)
             callbacks.callbacks.insert(place, callback)
     return callbacks
+
+
+def listed(callbacks: Any) -> list[Any]:
+    """Return the callbacks of `fit` as a list."""
+    made = isinstance(callbacks, keras.callbacks.CallbackList)
+    return list(callbacks.callbacks) if made else keras.tree.flatten(callbacks)

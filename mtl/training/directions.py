@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from mtl.training import internals
-from mtl.training.callbacks import with_callbacks
+from mtl.training.callbacks import listed, with_callbacks
 
 
 class _Directions(keras.callbacks.Callback):
@@ -31,11 +31,11 @@ class _Directions(keras.callbacks.Callback):
 
 def with_directions(callbacks: Any) -> Any:
     """Return the callbacks of `fit`, told by name which logs are better when they are greater."""
-    made = isinstance(callbacks, keras.callbacks.CallbackList)
-    every = callbacks.callbacks if made else keras.tree.flatten(callbacks)
     # Those that have chosen, as all do at once in Keras 3.8, keep to it.
     watching = [
-        c for c in every if getattr(c, "mode", "") == "auto" and getattr(c, "monitor_op", 0) is None
+        c
+        for c in listed(callbacks)
+        if getattr(c, "mode", "") == "auto" and getattr(c, "monitor_op", 0) is None
     ]
     return with_callbacks(callbacks, first=_Directions(watching)) if watching else callbacks
 

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from mtl.context import held
-from mtl.training.callbacks import with_callbacks
+from mtl.training.callbacks import listed, with_callbacks
 
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
 _told: ContextVar[set[str] | None] = ContextVar("told", default=None)
@@ -155,9 +155,7 @@ class _NoBestOfNothing(keras.callbacks.Callback):
 
 def without_best_of_nothing(callbacks: Any) -> Any:
     """Return the callbacks of `fit`, none of which takes NaN for the best."""
-    made = isinstance(callbacks, keras.callbacks.CallbackList)
-    every = callbacks.callbacks if made else keras.tree.flatten(callbacks)
-    watching = [c for c in every if hasattr(c, "best")]
+    watching = [c for c in listed(callbacks) if hasattr(c, "best")]
     return with_callbacks(callbacks, last=_NoBestOfNothing(watching)) if watching else callbacks
 
 

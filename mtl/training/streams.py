@@ -97,24 +97,22 @@ class _Checked(keras.utils.PyDataset):
         self._data.on_epoch_end()
 
 
-class EpochOf(keras.callbacks.Callback):
-    """Tells a stream which epoch begins: Keras begins one more where it builds metrics."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Pass it on."""
-        self._stream.start(epoch)
+def check_whole_epochs(steps_per_epoch: int | None) -> None:
+    """Raise a ValueError if a stream is to be cut into epochs of so many steps."""
+    if steps_per_epoch is not None:
+        raise ValueError(
+            "`steps_per_epoch` should be None with a ParquetStream, whose epochs are whole. "
+            f"Received: {steps_per_epoch}"
+        )
 
 
-def in_form(data: Any, form: Form) -> Any:
+def in_form(data: Any, form: Form, shuffled: bool = False) -> Any:
     """Return a data set whose batches are in a model's form.
 
     Args:
         data: a data set, or anything else, which is returned as it is.
         form: the form.
+        shuffled: bool. Whether a stream may shuffle its rows. Defaults to False.
 
     Raises:
         ValueError: weights by class for a data set whose batches aren't seen here.
@@ -122,7 +120,7 @@ def in_form(data: Any, form: Form) -> Any:
     if isinstance(data, _Checked) or getattr(data, _MARK, False):
         return data
     if hasattr(data, "by_pool"):  # it checks, and packs, many batches at once
-        return data.by_pool(lambda batch: _packed(form.checked(batch)), not form.labelled)
+        return data.by_pool(lambda batch: _packed(form.checked(batch)), in_order=not shuffled)
     if isinstance(data, keras.utils.PyDataset):
         return _Checked(data, form)
     if isinstance(data, types.GeneratorType):

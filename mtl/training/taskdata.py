@@ -27,7 +27,12 @@ class TaskData(SteppedModel):
         return arrays.Inputs(self.feature_columns)
 
     def checked_data(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        shuffled: bool = False,
     ) -> tuple[Any, Any, Any]:
         """Return inputs, labels and weights, given as to `fit`, in the model's structure.
 
@@ -36,8 +41,9 @@ class TaskData(SteppedModel):
             y: labels, or None.
             sample_weight: sample weights, or None.
             class_weight: what `mtl.training.labels.check_class_weights` returned.
+            shuffled: bool. Whether a stream may shuffle its rows. Defaults to False.
         """
-        x = self.in_form(x, class_weight)
+        x = self.in_form(x, class_weight, shuffled=shuffled)
         if y is None and isinstance(x, dict) and self.compiled:
             raise ValueError("`y` should hold labels of every task. Received: None")
         rows = len(next(iter(x.values()))) if isinstance(x, dict) else None
@@ -49,13 +55,15 @@ class TaskData(SteppedModel):
             weights = labels.weighted_by_class(self.tasks, y, weights, class_weight)
         return x, y, weights
 
-    def in_form(self, x: Any, class_weight: Any = None, labelled: bool = True) -> Any:
+    def in_form(
+        self, x: Any, class_weight: Any = None, labelled: bool = True, shuffled: bool = False
+    ) -> Any:
         """Return checked inputs, or a data set whose batches are checked."""
         x = self.taken_inputs.check(x)
         if isinstance(x, dict):
             return x
         form = streams.Form(self.tasks, self.taken_inputs, self._kinds, class_weight, labelled)
-        return streams.in_form(x, form)
+        return streams.in_form(x, form, shuffled)
 
     @property
     def _kinds(self) -> Any:

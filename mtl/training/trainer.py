@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ from mtl.training.evaluation import (
 )
 from mtl.training.metrics import update_metrics
 from mtl.training.objective import Objective, total
+from mtl.training.resume import trained
 from mtl.training.slices import predict_by_slices
 from mtl.training.taskdata import TaskData
 from mtl.training.whole import in_turn
@@ -212,7 +214,7 @@ class TaskTrainer(TaskData):
         """
         self.check_compiled("fit")
         by_class = labels.check_class_weights(self.tasks, class_weight)
-        x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class)
+        x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class, shuffled=True)
         labels.check_some_labels(self.tasks, "y", y)
         y_val: Any = None
         rest: list[Any] = []
@@ -227,25 +229,28 @@ class TaskTrainer(TaskData):
         if self.balancer is not None:
             callbacks = with_callbacks(callbacks, first=EndOfEpoch(self.balancer))
         callbacks = with_directions(callbacks)
-        if hasattr(x, "by_pool"):  # a stream, which shuffles by itself
-            callbacks = with_callbacks(callbacks, first=streams.EpochOf(x))
-            shuffle = False
+        if hasattr(x, "by_pool"):
+            streams.check_whole_epochs(kwargs.get("steps_per_epoch"))
+            shuffle = False  # it shuffles by itself
+        train = trained(
+            self, x, without_best_of_nothing(callbacks), kwargs.pop("initial_epoch", 0),
+            epochs=epochs, verbose=verbose,
+        )  # fmt: skip
         by_steps = bool(kwargs.get("steps_per_epoch") or kwargs.get("validation_steps"))
         self.start_steps((x, y, sample_weight), batch_size, callbacks, by_steps)
+        fit = partial(
+            super().fit,
+            x=packing.pack(x),
+            y=y,
+            batch_size=batch_size,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
         with evaluations_of_fit():
-            return super().fit(
-                x=packing.pack(x),
-                y=y,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=without_best_of_nothing(callbacks),
-                validation_split=validation_split,
-                validation_data=validation_data,
-                shuffle=shuffle,
-                sample_weight=sample_weight,
-                **kwargs,
-            )
+            return train(fit)
 
     @in_turn
     def evaluate(

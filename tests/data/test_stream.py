@@ -178,7 +178,6 @@ def test_class_and_sample_weights(tmp_path: pathlib.Path) -> None:
     for columns, given in cases:
         data = stream(tmp_path, sample_weight=columns)
         expected = model.evaluate(x, y, sample_weight=given, batch_size=96, verbose=0)
-        data.shuffle = False
         assert model.evaluate(data, verbose=0) == pytest.approx(expected, rel=1e-5)
     by_class = {"task_2": {0: 1.0, 1: 9.0}}
     options: dict[str, Any] = {"class_weight": by_class, "verbose": 0}
