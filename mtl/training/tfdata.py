@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from mtl.training import arrays, host, labels
+from mtl.training.form import Form
 from mtl.training.kinds import check_shape
 from mtl.training.spread import by_task
-from mtl.training.streams import Form
 
 
 def mapped(data: Any, form: Form) -> Any:
