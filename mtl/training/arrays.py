@@ -18,6 +18,9 @@ _INT32 = np.iinfo(np.int32)
 _WIDE = ("int64", "uint32", "uint64")
 # It hashes as 0 does, whatever the vocabulary, and is no padding in sequences.
 NO_PADDING = 2126943072
+MAP_STRINGS = (
+    "map strings to ids with mtl.data.TableEncoder, or use a string column with use_hash=True"
+)
 
 
 class Inputs:
@@ -27,28 +30,34 @@ class Inputs:
 
     Args:
         columns: the model's feature columns.
+
+    Attributes:
+        specs: list of `mtl.features.Input`.
+        hashed: set of the names of hashed ids.
+        numbers: set of the names of numbers.
+        free: set of the names of numbers that may be NaN or infinite.
     """
 
     def __init__(self, columns: Iterable[Any]) -> None:
         columns = list(columns)
         self.specs = model_inputs(columns)
         self.hashed: set[str] = set()
-        self._numbers: set[str] = set()
-        self._free: set[str] = set()
+        self.numbers: set[str] = set()
+        self.free: set[str] = set()
         self._pads: dict[str, str] = {}
         for column in columns:
             if isinstance(column, DenseFeat):
-                self._numbers.add(column.name)
+                self.numbers.add(column.name)
                 self._pads[column.name] = f": its dimension, {column.dimension}"
                 if column.transform_fn is not None:
-                    self._free.add(column.name)
+                    self.free.add(column.name)
             elif column.use_hash:
                 self.hashed.add(column.name)
             if isinstance(column, VarLenSparseFeat):
                 for name in filter(None, (column.name, column.weight_name)):
                     self._pads[name] = f": pad to maxlen {column.maxlen}"
                 if column.weight_name:
-                    self._numbers.add(column.weight_name)
+                    self.numbers.add(column.weight_name)
 
     def narrow(self, name: str, ids: Any) -> Any:
         """Return ids of one input in 32 bits, without wrapping; see `check_inputs`."""
@@ -66,14 +75,18 @@ class Inputs:
             )
         if not isinstance(x, (Mapping, pd.DataFrame)):
             return x
+        self.check_names(x)
+        arrays = {spec.name: self._checked(spec, x[spec.name]) for spec in self.specs}
+        _check_rows(arrays)
+        return arrays
+
+    def check_names(self, x: Any) -> None:
+        """Raise a ValueError if a mapping or DataFrame lacks an input."""
         missing = [spec.name for spec in self.specs if spec.name not in x]
         if missing:
             raise ValueError(
                 f"`x` should hold every feature. Missing: {missing}. Received: {list(x)}"
             )
-        arrays = {spec.name: self._checked(spec, x[spec.name]) for spec in self.specs}
-        _check_rows(arrays)
-        return arrays
 
     def _checked(self, spec: Any, value: Any) -> Any:
         name, label = spec.name, f"x[{spec.name!r}]"
@@ -87,8 +100,8 @@ class Inputs:
         value = host.array_of(label, value, self._pads.get(name, ""))
         if spec.dtype == "string":
             _check_strings(label, value)
-        elif name in self._numbers:
-            value = host.numbers(label, value, finite=name not in self._free)
+        elif name in self.numbers:
+            value = host.numbers(label, value, finite=name not in self.free)
             value = value.astype(spec.dtype, copy=False)
         else:
             value = _ids(label, value, spec.dtype, name in self.hashed)
@@ -132,8 +145,7 @@ def _ids(label: str, array: np.ndarray, dtype: str, hashed: bool) -> np.ndarray:
         array = np.clip(array, -(2.0**62), 2.0**62).astype("int64")
     if array.dtype.kind not in "iub":
         raise TypeError(
-            f"`{label}` should hold integer ids (map strings to ids with mtl.data.TableEncoder, or "
-            f"use a string column with use_hash=True). Received: {host.example(array)}"
+            f"`{label}` should hold integer ids ({MAP_STRINGS}). Received: {host.example(array)}"
         )
     wide = array.dtype.itemsize >= 4 and array.dtype != np.int32
     if dtype == "int32" and wide and array.size and _outside(array):

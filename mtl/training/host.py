@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -93,7 +93,7 @@ def numbers(label: str, array: np.ndarray, finite: bool) -> np.ndarray:
     Args:
         label: str. What errors call it.
         array: a numpy array.
-        finite: bool. Whether to refuse NaN and infinity.
+        finite: bool. Whether to refuse NaN, and what is infinite in float32.
 
     Raises:
         TypeError: no numbers.
@@ -106,8 +106,12 @@ def numbers(label: str, array: np.ndarray, finite: bool) -> np.ndarray:
             raise TypeError(f"`{label}` should hold numbers. Received: {example(array)}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"`{label}` should hold numbers. Received: {example(array)}")
-    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
-        wrong = array[~np.isfinite(array)]
+    if not finite or array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        valid = np.isfinite(array.astype("float32", copy=False))
+    if not valid.all():
+        wrong = array[~valid]
         raise ValueError(
             f"`{label}` should hold finite numbers: fill missing values first. "
             f"Received: {wrong.size} values such as {wrong.flat[0]}"
@@ -134,9 +138,16 @@ def shaped(label: str, array: np.ndarray, *shapes: tuple[int, ...]) -> np.ndarra
             return array
         if array.ndim and shape[-1] == 1 and array.shape[1:] == shape[:-1]:
             return array[..., None]
-    allowed = {shape for s in shapes for shape in (s, s[:-1] if s[-1] == 1 else s)}
-    expected = " or ".join(str(("N", *shape)).replace("'", "") for shape in sorted(allowed))
-    raise ValueError(f"`{label}` should have shape {expected}. Received: {array.shape}")
+    raise wrong_shape(label, array.shape, shapes)
+
+
+def wrong_shape(
+    label: str, shape: tuple[Any, ...], shapes: Sequence[tuple[int, ...]], hint: str = ""
+) -> ValueError:
+    """Return the error of an array of another shape than those that `shaped` takes."""
+    allowed = {each for s in shapes for each in (s, s[:-1] if s[-1] == 1 else s)}
+    expected = " or ".join(str(("N", *each)).replace("'", "") for each in sorted(allowed))
+    return ValueError(f"`{label}` should have shape {expected}. Received: {shape}{hint}")
 
 
 def example(array: np.ndarray) -> str:

@@ -228,7 +228,7 @@ def _label(task: Task, label: Any, kind: Kind | None, rows: int | None) -> np.nd
             f"Received: {wrong.size} values such as {wrong.flat[0]}"
         )
     check_shape(task, kind, array if array.ndim != 1 else array[:, None])
-    array = host.shaped(name, array, *_shapes(task, kind))
+    array = host.shaped(name, array, *shapes_of(task, kind))
     _check_rows(name, array, rows)
     if kind is not None:
         _check_kind(name, task, array, kind, low, high)
@@ -247,7 +247,7 @@ def _range(array: np.ndarray) -> tuple[Any, Any]:
     return (0, 0) if np.isnan(low) else (low, high)
 
 
-def _shapes(task: Task, kind: Kind | None) -> list[tuple[int, ...]]:
+def shapes_of(task: Task, kind: Kind | None) -> list[tuple[int, ...]]:
     """Return the shapes that a row of labels may have."""
     if task.type != "multiclass":
         return [(task.label_size,)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from mtl.tasks import Task
 from mtl.training import arrays, internals, labels, streams
+from mtl.training.form import Form
 from mtl.training.stepped import SteppedModel
 
 
@@ -54,7 +55,7 @@ class TaskData(SteppedModel):
         x = self.taken_inputs.check(x)
         if isinstance(x, dict):
             return x
-        form = streams.Form(self.tasks, self.taken_inputs, self._kinds, class_weight, labelled)
+        form = Form(self.tasks, self.taken_inputs, self._kinds, class_weight, labelled)
         return streams.in_form(x, form)
 
     @property
