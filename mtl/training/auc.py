@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from mtl.training import internals
+
 _BINS = 2**15
 _REACH = 16.0  # logits beyond are those of probabilities that float32 hardly tells from 0 and 1
 _SCALE = 8.0  # bins are even in asinh(8 · logit): finest where untrained models predict
@@ -35,6 +37,7 @@ class StreamingAUC(keras.metrics.Metric):
 
     def __init__(self, name: str = "AUC", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
+        internals.rises(self)
         self._positives, self._negatives = (
             self.add_variable((_BINS,), "zeros", dtype="float32", name=kind)
             for kind in ("positives", "negatives")

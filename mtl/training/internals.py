@@ -41,6 +41,16 @@ def function_of(metric: Any) -> Any:
     return partial(metric._fn, **metric._fn_kwargs)
 
 
+def mode_of(metric: Any) -> str | None:
+    """Return "max" for a metric of which more is better, "min" for others, or None: unknown."""
+    return {"up": "max", "down": "min"}.get(getattr(metric, "_direction", ""))
+
+
+def rises(metric: Any) -> None:
+    """Mark a metric as one of which more is better, for callbacks that watch it."""
+    metric._direction = "up"
+
+
 def additional_loss(model: Any, loss: Any) -> Any:
     """Return a loss of `add_loss` or a regulariser, scaled for TensorFlow's replicas."""
     return model._aggregate_additional_loss(loss)

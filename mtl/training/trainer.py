@@ -12,6 +12,7 @@ from mtl import checks
 from mtl.training import internals, labels, pace, packing, spread, streams
 from mtl.training.balancers import EndOfEpoch, checked_balancer
 from mtl.training.callbacks import with_callbacks
+from mtl.training.directions import with_directions
 from mtl.training.evaluation import (
     evaluating,
     evaluation,
@@ -222,6 +223,7 @@ class TaskTrainer(TaskData):
         self._expect_missing_labels(not known or labels.any_missing([y, y_val]))
         if self.balancer is not None:
             callbacks = with_callbacks(callbacks, first=EndOfEpoch(self.balancer))
+        callbacks = with_directions(callbacks)
         if hasattr(x, "by_pool"):  # a stream, which shuffles by itself
             callbacks = with_callbacks(callbacks, first=streams.EpochOf(x))
             shuffle = False

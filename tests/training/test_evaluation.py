@@ -107,3 +107,25 @@ def test_early_stopping_takes_no_task_without_labels_for_the_best() -> None:
     again = build()
     _validated(again, "arrays", epochs=4)
     toy.same(last, again.get_weights())
+
+
+@pytest.mark.parametrize(
+    ("tasks", "monitor", "greater"),
+    [
+        (1, "val_AUC", True),
+        (2, "val_task_2_AUC", True),
+        (2, "val_task_2_mae", False),
+        (2, "task_1_weighted_AUC", True),
+        (2, "val_task_2_loss", False),
+        (2, "val_order", False),
+    ],
+)
+def test_callbacks_know_which_logs_should_rise(tasks: int, monitor: str, greater: bool) -> None:
+    joint = [OrderPenalty("task_1", "task_2", name="order")] if tasks > 1 else None
+    options = {"metrics": [["AUC", "mae"]] * tasks, "weighted_metrics": [["AUC"]] * tasks}
+    model = build(["binary"] * tasks, joint_losses=joint, **options)
+    y = Y[:tasks]
+    stop = keras.callbacks.EarlyStopping(monitor, patience=1)
+    logs = model.fit(X, y, validation_data=(X, y), callbacks=[stop], epochs=2, verbose=0).history
+    assert stop.monitor_op is (keras.ops.greater if greater else keras.ops.less)
+    assert stop.best == (max if greater else min)(logs[monitor])
