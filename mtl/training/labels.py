@@ -99,7 +99,7 @@ def check_class_weights(
 
     Raises:
         TypeError: no such dict.
-        ValueError: an unknown task, a task without classes, or a negative weight.
+        ValueError: an unknown task or class, a task without classes, or a negative weight.
     """
     if class_weight is None:
         return None
@@ -127,6 +127,12 @@ def check_class_weights(
             raise ValueError(
                 f"`{name}` should be left out: a task of type {task.type!r} has no classes. "
                 f"Received: {entry!r}"
+            )
+        classes = range(max(task.size, 2))
+        if unknown := [label for label in entry if label not in classes]:
+            raise ValueError(
+                f"`{name}` should have classes from 0 to {classes[-1]} for keys. "
+                f"Received: {unknown}"
             )
         for label, weight in entry.items():
             checks.non_negative_float(f"{name}[{label!r}]", weight)

@@ -36,21 +36,27 @@ def spread_losses(tasks: Sequence[Task], loss: Any) -> list[Any]:
 
 
 def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> list[float] | None:
-    """Return one float per task, or None; tasks that a dict doesn't name weigh 1."""
+    """Return one float per task, or None; tasks that a dict doesn't name weigh 1.
+
+    Args:
+        tasks: the model's tasks.
+        loss_weights: one number, a list of one or of one per task, a dict by task name, or None.
+
+    Raises:
+        TypeError: a weight that is no number.
+        ValueError: a negative weight, one that isn't finite, an unknown task, or a list of another
+            number of entries.
+    """
     if loss_weights is None:
         return None
     if isinstance(loss_weights, (Mapping, list, tuple)):
         entries = _entries(tasks, "loss_weights", loss_weights)
     else:
         entries = [loss_weights] * len(tasks)
-    for task, weight in zip(tasks, entries, strict=True):
-        if isinstance(weight, keras.Variable):
-            raise TypeError(
-                f"`loss_weights` of task {task.name!r} should be a number, for a variable would be "
-                "read once: compile again to change it, or balance the tasks (mtl.balancing). "
-                f"Received: {weight!r}"
-            )
-    return [1.0 if weight is None else float(weight) for weight in entries]
+    return [
+        1.0 if weight is None else _loss_weight(task, weight)
+        for task, weight in zip(tasks, entries, strict=True)
+    ]
 
 
 def spread_metrics(
@@ -155,6 +161,15 @@ def known_entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any
             f"Received: {unknown}"
         )
     return _picked(tasks, values)
+
+
+def _loss_weight(task: Task, weight: Any) -> float:
+    name = f"loss_weights[{task.name!r}]"
+    expected = (
+        "a non-negative number; it is read once: compile again to change it, or balance the tasks "
+        "(mtl.balancing)"
+    )
+    return checks.non_negative_float(name, checks.number(name, weight, expected))
 
 
 def _default_metric(task: Task, kind: Kind | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy
 
 from mtl.features import DenseFeat, SparseFeat
@@ -137,11 +138,30 @@ def test_lists_of_metrics_are_in_task_order(names: list[str]) -> None:
     assert np.isscalar(one.evaluate(X, Y[0], verbose=0))
 
 
-def test_weights_of_losses_that_are_variables_are_refused() -> None:
-    model = toy.build("MMoE")
-    variable = keras.Variable(0.5, trainable=False)
-    for weights in ([variable, 1.0], {"task_2": variable}):
-        with pytest.raises(TypeError, match=r"`loss_weights` of task 'task_.' should be a number"):
+def _parameter() -> Any:
+    import torch
+
+    return torch.nn.Parameter(torch.ones(()))
+
+
+NO_WEIGHTS: dict[str, tuple[Any, type[Exception]]] = {
+    "variable": (lambda: keras.Variable(0.5, trainable=False), TypeError),
+    "tf.Variable": (lambda: tf.Variable(0.5), TypeError),
+    "parameter": (_parameter, TypeError),
+    "tensor": (lambda: keras.ops.convert_to_tensor(0.5), TypeError),
+    "array": (lambda: np.array([0.5]), TypeError),
+    "string": (lambda: "1", TypeError),
+    "function": (lambda: float, TypeError),
+    "nan": (lambda: np.nan, ValueError),
+    "negative": (lambda: -1, ValueError),
+}
+
+
+@pytest.mark.parametrize("case", NO_WEIGHTS)
+def test_weights_of_losses_that_are_no_numbers_are_refused(case: str) -> None:
+    model, (make, error) = toy.build("MMoE"), NO_WEIGHTS[case]
+    for weights in ([1.0, make()], {"task_2": make()}):
+        with pytest.raises(error, match=r"`loss_weights\['task_2'\]` should be a non-negative num"):
             model.compile("sgd", loss_weights=weights)
 
 

@@ -143,6 +143,19 @@ def test_class_weights_by_task(stream: str | None, weighted: bool) -> None:
         (None, {"task_1": 3.0}, TypeError, r"class_weight\['task_1'\].*from class to weight"),
         (None, {"task_1": {0: -1.0}}, ValueError, r"class_weight\['task_1'\]\[0\].*-1"),
         (None, [1.0], TypeError, r"`class_weight` should be a dict"),
+        (
+            None,
+            {"task_1": {"0": 1.0, 1: 9.0}},
+            ValueError,
+            r"class_weight\['task_1'\].*from 0 to 1 .*\['0'\]",
+        ),
+        (None, {"task_2": {0: 1.0, 2: 9.0}}, ValueError, r"class_weight\['task_2'\].*\[2\]"),
+        (
+            [("multiclass", 3)] * 2,
+            {"task_2": {2.0: 1.0, 3: 9.0, 0.5: 1}},
+            ValueError,
+            r"class_weight\['task_2'\].*from 0 to 2 .*\[3, 0.5\]",
+        ),
         (["regression"] * 2, {"task_2": {0: 1.0}}, ValueError, r"'regression' has no classes"),
     ],
 )
