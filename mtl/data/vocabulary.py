@@ -24,7 +24,8 @@ class Vocabulary:
     (NaN, None, pd.NA) if that was so. Ids 1 to V are `categories` in sorted order; a missing value
     that was seen in fit is one more category, the last one. Values that are equal in Python (1, 1.0
     and True) are one category, so an integer column that became float because of a missing value
-    still finds its ids; "1" and 1 are two.
+    still finds its ids; "1" and 1 are two. 0.1 in 32 bits and in 64 differ in Python, yet the one
+    finds the id of the other if it has none of its own.
 
     Attributes:
         categories: tuple of bool, int, float and str. Sorted: numbers first, then strings.
@@ -110,6 +111,14 @@ class Vocabulary:
         return {value: i + 1 for i, value in enumerate(self.categories)}
 
     @cached_property
+    def _ids_by_decimal(self) -> dict[float, int]:
+        return {_decimal(v): i for v, i in self._ids.items() if kind_of(v) == "floats"}
+
+    @cached_property
+    def _numbers_as_text(self) -> set[str]:
+        return {str(value) for value in self.categories if not isinstance(value, str)}
+
+    @cached_property
     def _binary(self) -> bool:
         """Whether the known values are 0 and 1, which booleans are another form of."""
         return all(value in (0, 1) for value in self.categories)
@@ -117,18 +126,22 @@ class Vocabulary:
     def _take(self, codes: npt.NDArray[np.intp], values: list[Any]) -> npt.NDArray[np.int32]:
         # Only the distinct values are looked up; the rows follow by one gather.
         ids = [self._ids.get(value, 0) for value in values]
+        if self._ids_by_decimal:
+            pairs = zip(ids, values, strict=True)
+            ids = [i or self._ids_by_decimal.get(_decimal(value), 0) for i, value in pairs]
         ids.append(self.size - 1 if self.missing else 0)
         return np.asarray(ids, dtype=np.int32)[codes]
 
     def _strange(self, values: list[Any]) -> Category | None:
-        """Return the first value of a kind that none of the known ones is, or None."""
+        """Return the first unknown value that is of no known kind, or known in another, or None."""
         if not self.categories:
             return None  # every value was rare: all are unknown, as `min_count` says
         # True equals 1 in Python, which means nothing where the known values are 1 to 10.
         equal = self._binary or "booleans" in self.kinds
         for value in values:
             unequal = isinstance(value, bool) and not equal
-            if (unequal or value not in self._ids) and not self._alike(value):
+            known = value in self._ids and not unequal
+            if not known and (not self._alike(value) or self._has_twin(value)):
                 return value  # type: ignore[no-any-return]
         return None
 
@@ -137,6 +150,11 @@ class Vocabulary:
         # A column of floats holds whole ones, too.
         whole = kind == "integers" and isinstance(value, float) and "floats" in self.kinds
         return kind in self.kinds or whole
+
+    def _has_twin(self, value: Category) -> bool:
+        """Return whether the same text is known as a number, or the same number as text."""
+        known = self._numbers_as_text if isinstance(value, str) else self._ids
+        return str(value) in known
 
 
 @dataclass(frozen=True)
@@ -229,6 +247,15 @@ def kind_of(value: Category) -> str:
     if isinstance(value, bool):
         return "booleans"
     return "integers" if isinstance(value, int) or value.is_integer() else "floats"
+
+
+def _decimal(value: Any) -> Any:
+    """Return what a fraction was written as, of 32 bits if it has no more than those."""
+    if not isinstance(value, float) or value.is_integer():
+        return value
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    return float(str(single)) if single == value else value
 
 
 def _order(value: Category) -> tuple[bool, Category]:

@@ -153,6 +153,8 @@ def column(values):
         ),
         ([True, False], [1, 7], r"integers such as 7 in 'x', fitted on booleans \(0.5 of it"),
         ([1, "a"], [2.5, "b"], r"floats such as 2.5 in 'x', fitted on integers, strings"),
+        ([1, "a"], ["1", "a"], r"strings such as '1' .* integers, strings \(0.5 of it unknown"),
+        ([2, "a", "1"], [1, "a"], r"integers such as 1 .* integers, strings \(0.5 of it unknown"),
         (["a", "b"], [1.0, None], r"integers such as 1(.0)? .* fitted on strings \(0.5 of it"),
     ],
 )
@@ -192,6 +194,21 @@ def test_one_warning_names_every_column_of_another_kind():
 def test_values_of_the_same_kind_are_no_matter(train, test, ids):
     encoder = TableEncoder(["x"]).fit(column(train))
     assert encoder.transform(column(test))["x"].tolist() == ids
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_a_fraction_is_the_same_category_in_32_and_64_bits(dtypes):
+    train = pd.Series([0.1, 0.25, -1e-30, 7.0]).astype(dtypes[0])
+    test = pd.Series([0.3, 7.0, 0.25, 0.1, -1e-30, 0.1000001, np.nan]).astype(dtypes[1])
+    encoder = TableEncoder(["x"]).fit(column(train))
+    ids = encoder.transform(column(test))["x"].tolist()
+    assert ids == [0, 4, 3, 2, 1, 0, 0]
+    loaded = TableEncoder.from_json(encoder.to_json())
+    assert loaded.transform(column(test))["x"].tolist() == ids
+    assert encoder.transform(column(train))["x"].tolist() == [2, 3, 1, 4]
+    encoder.transform(column([1e300]))  # beyond 32 bits
+    close = TableEncoder(["x"]).fit(column([0.1, float(np.float32(0.1))]))
+    assert close.transform(column([0.1, np.float32(0.1)]))["x"].tolist() == [1, 2]
 
 
 def test_report_tells_unknown_and_missing_shares():
