@@ -1,4 +1,4 @@
-"""Evaluation on rows without a label of some task: its logs are NaN, which is said once."""
+"""Rows without a label of some task: its logs are NaN, which is said once of an evaluation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tell_unseen(seen: Seen) -> None:
 class Seen(keras.metrics.Metric):
     """How many labels each task had since the start of an epoch; it puts nothing into the logs.
 
-    It is asked at the end of an evaluation: a task without labels has no loss and no metrics.
+    A task without labels has no loss and no metrics; one whose labels have no weight, no loss.
 
     Args:
         names: the tasks' output names.
@@ -64,19 +64,24 @@ class Seen(keras.metrics.Metric):
         super().__init__(name="labels_seen")
         self._names = list(names)
         self._others = set(others)
-        self._counts = self.add_variable((len(names),), "zeros", name="counts")
+        self._counts, self._weighted = (
+            self.add_variable((len(names),), "zeros", name=name) for name in ("counts", "weighted")
+        )
 
-    def update_state(self, y: Sequence[Any]) -> None:
-        """Count the labels of a batch."""
-        counts = [
-            ops.zeros(())
-            if label is None
-            else ops.sum(ops.cast(ops.logical_not(ops.isnan(label)), "float32"))
-            if may_be_nan(label)
-            else ops.cast(ops.shape(label)[0], "float32")
-            for label in y
+    def update_state(self, y: Sequence[Any], sample_weight: Sequence[Any]) -> None:
+        """Count the labels of a batch, and those of them that have a weight.
+
+        Args:
+            y: list of labels, one tensor per task, or None.
+            sample_weight: list of weights, one tensor per task, or None.
+        """
+        counts = [_count(label, None) for label in y]
+        weighted = [
+            count if weight is None else _count(label, weight)
+            for count, label, weight in zip(counts, y, sample_weight, strict=True)
         ]
-        self._counts.assign_add(ops.cast(ops.stack(counts), self._counts.dtype))
+        for variable, more in ((self._counts, counts), (self._weighted, weighted)):
+            variable.assign_add(ops.cast(ops.stack(more), variable.dtype))
 
     def result(self) -> dict[str, Any]:
         """Return nothing."""
@@ -87,27 +92,46 @@ class Seen(keras.metrics.Metric):
         counts = ops.convert_to_numpy(self._counts.value)
         return [n for n, count in zip(self._names, counts, strict=True) if not count]
 
-    def without(self, logs: dict[str, Any]) -> dict[str, Any]:
+    def without(self, logs: dict[str, Any], total: bool) -> dict[str, Any]:
         """Return logs in which all of a task without labels is NaN, and the loss if none has any.
 
         Args:
             logs: dict from name to value.
+            total: bool. Whether the loss may become NaN: not amid an epoch of training, which
+                callbacks would end for it.
         """
-        nothing = ops.equal(self._counts, 0)
+        # Amid training, metrics may be updated where no loss was, which is what counts.
+        counted = True if total else ops.any(self._counts > 0)
+        nothing, weightless = (
+            ops.logical_and(ops.equal(c, 0), counted) for c in (self._counts, self._weighted)
+        )
         single = len(self._names) == 1
         values = {}
         for key, value in logs.items():
             names = [n for n in self._names if single or key.startswith(f"{n}_")]
-            if key == "loss":
-                absent = ops.all(nothing)
-            elif names and key not in self._others:
-                absent = nothing[self._names.index(max(names, key=len))]
+            if key == "loss" and total:
+                absent = ops.all(weightless)
+            elif names and key not in ("loss", *self._others):
+                name = max(names, key=len)
+                of_loss = key == f"{name}_loss"
+                absent = (weightless if of_loss else nothing)[self._names.index(name)]
             else:
                 values[key] = value
                 continue
             nan = ops.full_like(value, float("nan"))
             values[key] = ops.where(absent, nan, value)
         return values
+
+
+def _count(label: Any, weight: Any) -> Any:
+    """Return how many labels there are, out of those with a weight unless that is None."""
+    if label is None:
+        return ops.zeros(())
+    known = ops.logical_not(ops.isnan(label)) if may_be_nan(label) else ops.ones_like(label, "bool")
+    if weight is not None:
+        rows = (-1, *(1,) * (len(label.shape) - 1))
+        known = ops.logical_and(known, ops.reshape(weight, rows) > 0)
+    return ops.sum(ops.cast(known, "float32"))
 
 
 class _NoBestOfNothing(keras.callbacks.Callback):

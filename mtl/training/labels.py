@@ -165,6 +165,11 @@ def weighted_by_class(
     return after if len(tasks) > 1 else after[0]
 
 
+def any_without_weight(sample_weight: Any) -> bool:
+    """Return whether, of checked sample weights in any structure, those of a task are all 0."""
+    return any(w is not None and not w.any() for w in keras.tree.flatten(sample_weight))
+
+
 def any_missing(labels: Any) -> bool:
     """Return whether checked labels, in any structure, hold a NaN; tensors count as if they did."""
     for label in keras.tree.flatten(labels):

@@ -117,7 +117,7 @@ class Objective:
         y, y_pred, sample_weight = (_listed(v, self._tasks) for v in (y, y_pred, sample_weight))
         losses: list[Any] = []
         if missing and log:
-            self.seen.update_state(y)
+            self.seen.update_state(y, sample_weight)
         for k, task in enumerate(self._tasks):
             loss, mean = self._losses[k], self._means[k]
             if loss is None:

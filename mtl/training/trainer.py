@@ -85,7 +85,10 @@ class TaskTrainer(TaskData):
             metrics: one metric, or a list of metrics, for every task; or a list with one entry
                 per task; or a dict by task name. `"default"` gives each task the metric of its
                 type: AUC, mean absolute error, or accuracy. "AUC", of a binary task, is
-                `mtl.metrics.StreamingAUC`, which sees rare events. Defaults to None.
+                `mtl.metrics.StreamingAUC`, which sees rare events. A function should return a
+                number for each row: of one that returns a number for a batch, such as the root of
+                a mean, the log is the mean over rows where labels are missing or rows have
+                weights, which is said once. Defaults to None.
             weighted_metrics: as `metrics`, for metrics that see the sample weights.
             run_eagerly: bool. Whether to run without compiling. Defaults to False.
             steps_per_execution: int or `"auto"`. Batches per call of the compiled function. Keras'
@@ -213,14 +216,16 @@ class TaskTrainer(TaskData):
         by_class = labels.check_class_weights(self.tasks, class_weight)
         x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class)
         labels.check_some_labels(self.tasks, "y", y)
-        y_val = None
+        y_val: Any = None
+        rest: list[Any] = []
         if isinstance(validation_data, (list, tuple)):
             x_val, y_val, *rest = self.checked_data(*validation_data)
             validation_data = (packing.pack(x_val), y_val, *rest)
         elif validation_data is not None:
             validation_data = self.checked_data(validation_data)[0]
         known = isinstance(x, dict) and (validation_data is None or y_val is not None)
-        self._expect_missing_labels(not known or labels.any_missing([y, y_val]))
+        gaps = labels.any_missing([y, y_val]) or labels.any_without_weight(rest)
+        self._expect_missing_labels(not known or gaps)
         if self.balancer is not None:
             callbacks = with_callbacks(callbacks, first=EndOfEpoch(self.balancer))
         callbacks = with_directions(callbacks)
@@ -259,7 +264,7 @@ class TaskTrainer(TaskData):
         if not packing.packed(x):  # by fit, which has checked the data
             self.check_compiled("evaluate")
             x, y, sample_weight = self.checked_data(x, y, sample_weight)
-            masked = self._mask_if_missing(x, y)
+            masked = self._mask_if_missing(x, y, sample_weight)
             x = packing.pack(x)
         data = {"x": x, "y": y, "sample_weight": sample_weight}
         with masked, evaluation():
@@ -315,7 +320,7 @@ class TaskTrainer(TaskData):
         self.check_compiled("train_on_batch")
         by_class = labels.check_class_weights(self.tasks, class_weight)
         x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class)
-        with self._mask_if_missing(x, y):
+        with self._mask_if_missing(x, y, sample_weight):
             return super().train_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     @whole_steps
@@ -323,7 +328,7 @@ class TaskTrainer(TaskData):
         """Evaluate one batch, as `keras.Model.test_on_batch` does; data as in `fit`."""
         self.check_compiled("test_on_batch")
         x, y, sample_weight = self.checked_data(x, y, sample_weight)
-        with self._mask_if_missing(x, y), evaluation():
+        with self._mask_if_missing(x, y, sample_weight), evaluation():
             return super().test_on_batch(x, y, sample_weight=sample_weight, **kwargs)
 
     @whole_steps
@@ -371,11 +376,11 @@ class TaskTrainer(TaskData):
         return self.get_metrics_result()
 
     def get_metrics_result(self) -> Any:
-        """Return the metrics by name; in an evaluation, NaN for tasks without labels."""
+        """Return the metrics by name, NaN for tasks without labels."""
         logs = super().get_metrics_result()
         objective = internals.objective_of(self)
-        nan = self._missing_labels and evaluating() and isinstance(objective, Objective)
-        return objective.seen.without(logs) if nan else logs
+        nan = self._missing_labels and isinstance(objective, Objective)
+        return objective.seen.without(logs, total=evaluating()) if nan else logs
 
     def _expect_missing_labels(self, missing: bool) -> None:
         """Put the mask of missing labels into the compiled functions, or leave it out."""
@@ -384,13 +389,14 @@ class TaskTrainer(TaskData):
             self.switch_functions(masked=missing)
 
     @contextlib.contextmanager
-    def _mask_if_missing(self, x: Any, y: Any) -> Iterator[None]:
+    def _mask_if_missing(self, x: Any, y: Any, sample_weight: Any) -> Iterator[None]:
         """Mask for a call if labels are missing, or may be: those of a data set aren't seen.
 
         Afterwards all is as before: the call may be a callback's, and a `fit` going on.
         """
         before = self._missing_labels
-        self._expect_missing_labels(before or not isinstance(x, dict) or labels.any_missing(y))
+        gaps = labels.any_missing(y) or labels.any_without_weight(sample_weight)
+        self._expect_missing_labels(before or not isinstance(x, dict) or gaps)
         try:
             yield
         finally:

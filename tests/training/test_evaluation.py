@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import toy
-from test_labels import STREAMS, batches_of, build
+from test_labels import STREAMS, batches_of, build, fit
 
 from mtl.losses import OrderPenalty
 
@@ -129,3 +129,34 @@ def test_callbacks_know_which_logs_should_rise(tasks: int, monitor: str, greater
     logs = model.fit(X, y, validation_data=(X, y), callbacks=[stop], epochs=2, verbose=0).history
     assert stop.monitor_op is (keras.ops.greater if greater else keras.ops.less)
     assert stop.best == (max if greater else min)(logs[monitor])
+
+
+def test_a_task_whose_labels_have_no_weight_has_no_loss() -> None:
+    model = build(metrics=["mae"], weighted_metrics=["mse"])
+    right = model.evaluate(X, Y, verbose=0, return_dict=True)
+    weights = {"task_2": np.zeros(24, "float32")}
+    for data in (
+        (X, Y, weights),
+        (STREAMS["PyDataset"](batches_of(X, tuple(Y), weights)),),
+        (STREAMS["tf.data"](batches_of(X, tuple(Y), weights)),),
+    ):
+        x, y, weight = (*data, None, None)[:3]
+        logs = model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
+        assert np.isnan(logs["task_2_loss"])
+        for name in ("task_1_loss", "task_1_mae", "task_2_mae"):
+            assert logs[name] == pytest.approx(right[name], rel=1e-5)
+        assert logs["loss"] == pytest.approx(right["task_1_loss"], rel=1e-5)
+    logs = model.fit(X, Y, validation_data=(X, Y, weights), epochs=1, verbose=0).history
+    assert np.isnan(logs["val_task_2_loss"]).all()
+    assert np.isfinite(logs["val_task_2_mae"] + logs["val_loss"] + logs["task_2_loss"]).all()
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_training_without_labels_of_a_task_logs_nan_of_it_alone(stream: str) -> None:
+    model = build(metrics=["mae"])
+    logs = fit(model, STREAMS[stream], batches_of(X, (Y[0], NONE)))
+    assert np.isnan(logs["task_2_loss"] + logs["task_2_mae"]).all()
+    assert np.isfinite(logs["task_1_loss"] + logs["task_1_mae"] + logs["loss"]).all()
+    gaps = np.where(np.arange(24) < 12, np.nan, Y[1]).astype("float32")  # none in the first batch
+    logs = fit(model, STREAMS[stream], batches_of(X, (Y[0], gaps)))
+    assert np.isfinite(logs["task_2_loss"] + logs["task_2_mae"]).all()
