@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from mtl.tasks import Task
 from mtl.training.evaluation import may_be_nan
 from mtl.training.internals import function_of, metrics_by_task
 from mtl.training.objective import mask
+
+_told: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def update_metrics(
@@ -53,6 +57,19 @@ def update_metrics(
                 metric.update_state(*given)
 
 
+def _tell_of_mean(metric: Any) -> None:
+    """Warn once of a metric that may be another number than its function's."""
+    if metric in _told:
+        return
+    _told.add(metric)
+    warnings.warn(
+        f"The metric {metric.name!r} should return a number for each row, or be of a class of "
+        "keras.metrics: without the rows that have no label, and by sample weights, it is the mean "
+        "over rows. Received: one number for a batch",
+        stacklevel=2,
+    )
+
+
 def _update_mean(
     metric: Any,
     function: Any,
@@ -73,6 +90,7 @@ def _update_mean(
     if weights is None and not gaps:
         keras.metrics.Mean.update_state(metric, value, sample_weight=rows)
         return
+    _tell_of_mean(metric)
     valid = ops.all(ops.logical_not(ops.isnan(labels)), axis=-1) if gaps else None
     count = ops.ones_like(labels[:, 0], dtype="float32")
     if weights is not None:

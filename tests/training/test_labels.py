@@ -1,5 +1,6 @@
 """Labels and weights: which are refused, what they mean by task, and one shape from the start."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -276,6 +277,7 @@ def per_label(y: Any, p: Any) -> Any:
     return ops.abs(y - p)
 
 
+@pytest.mark.filterwarnings("ignore:The metric")
 @pytest.mark.parametrize("metric", [scalar, per_row, per_label])
 @pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.parametrize("gaps", [False, True])
@@ -300,6 +302,30 @@ def test_metric_functions_see_labels_as_predictions(metric: Any, tasks: int, gap
         logs = evaluate(model, stream, batches)
         got = [logs[f"{prefix}{metric.__name__}"], logs[f"{prefix}weighted_{metric.__name__}"]]
         np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def root(y: Any, p: Any) -> Any:
+    return ops.sqrt(ops.mean(ops.square(y - p)))
+
+
+@pytest.mark.parametrize("reason", ["labels", "weights", None])
+def test_a_metric_function_of_whole_batches_is_told_of_once(reason: str | None) -> None:
+    gaps = np.where(np.arange(24) % 3 == 0, np.nan, Y[1]).astype("float32")
+    y = [Y[0], gaps] if reason == "labels" else Y
+    options = {"sample_weight": WEIGHT, "batch_size": 7} if reason == "weights" else {}
+    plain, weighted = {"metrics": [root]}, {"weighted_metrics": [None, root]}
+    model = build(**(weighted if reason == "weights" else plain))
+    with warnings.catch_warnings(record=True) as every:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            model.fit(X, y, verbose=0, **options)
+            model.evaluate(X, y, verbose=0, **options)
+    told = [str(w.message) for w in every if "The metric 'root' should return a" in str(w.message)]
+    assert len(told) == {"labels": 2, "weights": 1, None: 0}[reason]  # of each task
+    if reason is None:
+        expected = np.sqrt(np.mean((Y[0] - model.predict(X, verbose=0)[0][:, 0]) ** 2))
+        logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+        assert logs["task_1_root"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_shapes_may_change_between_calls() -> None:
