@@ -230,6 +230,8 @@ def advice(value: Any) -> str:
         return " (take what matters of a time: its weekday, its hour, the days since a date)"
     if isinstance(value, (list, tuple, set, dict, np.ndarray)):
         return " (a list of ids is a VarLenSparseFeat: give it to the model beside the encoder's)"
+    if isinstance(value, bytes):
+        return " (decode it, such as by `.str.decode('utf-8')`)"
     if isinstance(value, (pd.Interval, pd.Period)):
         return " (as strings, it is a category: `.astype(str)`)"
     return ""

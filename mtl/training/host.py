@@ -78,8 +78,12 @@ def array_of(label: str, value: Any, pad: str = "") -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths
-        raise _ragged(label, [np.size(row) for row in value], pad) from error
-    if array.dtype.kind == "O" and array.ndim == 1 and len(array) and _is_row(array[0]):
+        raise _ragged(label, [0 if row is None else np.size(row) for row in value], pad) from error
+    if (
+        array.dtype.kind == "O"
+        and array.ndim == 1
+        and any(map(_is_row, array[pd.notna(array)][:1]))
+    ):
         lengths = {len(row) if _is_row(row) else 0 for row in array}
         if len(lengths) > 1:
             raise _ragged(label, lengths, pad)

@@ -47,9 +47,20 @@ def check_labels(
     if y is None:
         return None
     labels = _in_task_order(tasks, "y", y)
+    check_every_task(tasks, labels)
     kinds = kinds or [None] * len(tasks)
     checked = [_label(*given, rows) for given in zip(tasks, labels, kinds, strict=True)]
     return checked if len(tasks) > 1 else checked[0]
+
+
+def check_every_task(tasks: Sequence[Task], labels: Sequence[Any]) -> None:
+    """Raise a ValueError if the labels of a task, out of those in task order, are None."""
+    absent = [task.name for task, label in zip(tasks, labels, strict=True) if label is None]
+    if absent:
+        raise ValueError(
+            f"`y` should hold labels of every task. Received: none of {absent} (a missing label "
+            "is NaN)"
+        )
 
 
 def check_sample_weights(tasks: Sequence[Task], sample_weight: Any, rows: int | None) -> Any:

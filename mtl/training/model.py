@@ -145,6 +145,8 @@ class MultiTaskModel(TaskTrainer):
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the model as a `.keras` file, as `keras.Model.save` does.
 
+        `keras.saving.save_model` asks no model, and with ".h5" writes a file that doesn't load.
+
         Args:
             filepath: str or path, ending in ".keras".
             overwrite: bool. Whether to replace a file without asking. Defaults to True.

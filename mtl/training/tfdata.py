@@ -88,12 +88,7 @@ def _assert(valid: Any, values: Any, expected: str, *more: Any) -> None:
 def _labels(y: Any, form: Form) -> list[Any]:
     """Return the labels in task order."""
     found = by_task(form.tasks, "y", y) or []
-    absent = [t.name for t, label in zip(form.tasks, found, strict=True) if label is None]
-    if absent:
-        raise ValueError(
-            f"`y` should hold labels of every task. Received: none of {absent} (a missing label "
-            "is NaN)"
-        )
+    labels.check_every_task(form.tasks, found)
     checked = []
     for task, kind, label in zip(form.tasks, form.kinds or [None] * len(found), found, strict=True):
         name = f"y[{task.name!r}]"

@@ -586,7 +586,7 @@ def test_scaled_value_beyond_float32():
         (pd.Categorical(pd.to_datetime(["2020-01-01"])), "Timestamp .*its weekday"),
         (pd.cut([1.0, 2.0], 2), r"Interval.*astype\(str\)"),
         (pd.Series([(1, 2)], dtype=object), "of type tuple"),
-        (pd.Series([b"x"], dtype=object), "of type bytes"),
+        (pd.Series([b"x"], dtype=object), r"of type bytes \(decode it"),
     ],
 )
 def test_bad_categories(values, received):

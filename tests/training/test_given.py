@@ -62,6 +62,8 @@ RAGGED: dict[str, tuple[dict[str, Any], str]] = {
                  r"x\['history'\].*one length: pad to maxlen"),
     "column": ({"history": pd.Series([[1, 2, 3]] * 23 + [[1]])}, r"pad to maxlen 3.*\[1, 3\]"),
     "missing": ({"history": pd.Series([[1, 2, 3]] * 23 + [None])}, r"pad to maxlen 3"),
+    "missing first": ({"history": pd.Series([None] + [[1, 2, 3]] * 23)}, r"pad to max.*\[0, 3\]"),
+    "missing list": ({"history": [None] + [[1, 2, 3]] * 23}, r"pad to maxlen 3.*\[0, 3\]"),
     "vector": ({"price": pd.Series([[1.0, 2.0]] * 23 + [[1.0]])}, r"x\['price'\].*dimension, 2"),
     "arrow": ({"history": pa.array([[1, 2, 3]] * 23 + [[]])}, r"x\['history'\].*pad to maxlen 3"),
 }  # fmt: skip
@@ -209,6 +211,11 @@ def test_bad_labels_are_refused_by_name() -> None:
             run(X, table, verbose=0)
         with pytest.raises(ValueError, match=r"`y` should hold labels of every task.*None"):
             run(X, verbose=0)
+        for y in ([Y[0], None], {"task_1": Y[0], "task_2": None}):
+            with pytest.raises(
+                ValueError, match=r"`y` .*none of \['task_2'\] \(a missing label is"
+            ):
+                run(X, y, verbose=0)
         with pytest.raises(TypeError, match=r"y\['task_1'\].*one entry per row.*3"):
             run(X, {"task_1": 3, "task_2": Y[1]}, verbose=0)
     with pytest.raises(ValueError, match=r"y\['task_1'\].*\(N, 2\).*Received: \(24, 1\)"):
