@@ -13,7 +13,7 @@ from typing import Any
 from mtl import checks
 from mtl.benchmark.recipes import Recipe, zoo
 from mtl.checks import one_of
-from mtl.data.table import SETTINGS
+from mtl.data.settings import SETTINGS
 
 _REQUIRED, _ABSENT = object(), object()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,27 @@ import numpy.typing as npt
 import pandas as pd
 
 from mtl import checks
+from mtl.data.arrow import category, frame_of
 from mtl.data.files import atomic_path
 from mtl.data.frames import check_frame, column_names
-from mtl.data.scaler import SCALINGS, Scaler
+from mtl.data.parquet import ParquetTable
+from mtl.data.scaler import Scaler
+from mtl.data.settings import (
+    OF_CATEGORICAL,
+    OF_NUMERIC,
+    SETTINGS,
+    among,
+    check_settings,
+    settings_by_column,
+)
 from mtl.data.vocabulary import Vocabulary, kind_of
 from mtl.encodings import BY_NAME
 from mtl.features import DenseFeat, SparseFeat
 
 _FORMAT = "mtl.TableEncoder"
 _VERSION = 2
-_READABLE = (1, 2)  # 1 had one choice for all columns
+_EXTENDED = 3  # with ids behind that of a missing value
+_READABLE = (1, _VERSION, _EXTENDED)  # 1 had one choice for all columns
 _SHOWN = 10  # columns of a kind in the repr
 
 
@@ -98,10 +111,10 @@ class TableEncoder:
                 )
         ids = {"embedding_dim": embedding_dim, "min_count": min_count}
         numbers = {"scaling": scaling, "encoding": encoding, "bins": bins}
-        self._defaults = _check_settings("", {**ids, **numbers})
+        self._defaults = check_settings("", {**ids, **numbers})
         self.settings = {
-            **_settings_by_column("categorical", categorical, self.categorical, ids),
-            **_settings_by_column("numeric", numeric, self.numeric, numbers),
+            **settings_by_column("categorical", categorical, self.categorical, ids),
+            **settings_by_column("numeric", numeric, self.numeric, numbers),
         }
         self._vocabularies: dict[str, Vocabulary] = {}
         self._scalers: dict[str, Scaler] = {}
@@ -184,6 +197,48 @@ class TableEncoder:
             )
         return {**{name: one.ids for name, one in found.items()}, **values}
 
+    def extend(self, data: Any, min_count: int | None = None) -> TableEncoder:
+        """Return an encoder that knows the new categories of a later day, too.
+
+        No id moves: what was known keeps its id, and what is new gets ids behind them, so that a
+        model grows by rows (see `mtl.training.grow`). Numeric columns are scaled as before. Stale
+        categories stay: ids are neither evicted nor merged.
+
+        ```python
+        encoder = encoder.extend("log/day=2024-02-01", min_count=10)
+        model = grow(model, encoder.feature_columns)
+        ```
+
+        Args:
+            data: pd.DataFrame of N rows; or files, folders or globs of Parquet, which are read a
+                row group at a time.
+            min_count: int or None. Rows of `data` that a new category needs. Defaults to None: as
+                in fit, by column.
+
+        Returns:
+            A new `TableEncoder`; this one stays as it is.
+
+        Raises:
+            FileNotFoundError: no such file.
+            RuntimeError: the encoder isn't fitted.
+            TypeError: neither a DataFrame nor paths, or values that a column can't hold.
+            ValueError: a column is missing, or an argument out of range.
+        """
+        self._check_fitted("extend")
+        if min_count is not None:
+            min_count = checks.positive_int("min_count", min_count)
+        counts: dict[str, Counter[Any]] = {name: Counter() for name in self._vocabularies}
+        for frame in _frames(data, list(self._vocabularies)):
+            check_frame(frame, list(self._vocabularies))
+            for name, vocabulary in self._vocabularies.items():
+                counts[name] += vocabulary.count(name, frame[name])
+        other = copy.copy(self)
+        other._vocabularies = {
+            name: vocabulary.extended(counts[name], min_count or self.settings[name]["min_count"])
+            for name, vocabulary in self._vocabularies.items()
+        }
+        return other
+
     def report(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Tell how much of a frame the encoder doesn't know, column by column.
 
@@ -236,10 +291,11 @@ class TableEncoder:
     def to_json(self) -> dict[str, Any]:
         """Return the fitted encoder as a JSON-compatible dict (see `from_json`)."""
         self._check_fitted("to_json")
+        extended = any("before" in v.to_json() for v in self._vocabularies.values())
         edges = {name: {"edges": encoding.edges} for name, encoding in self._encodings.items()}
         return {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": _EXTENDED if extended else _VERSION,
             **self._defaults,
             "categorical": [
                 [name, {**self.settings[name], **v.to_json()}]
@@ -268,9 +324,9 @@ class TableEncoder:
             vocabularies = {name: Vocabulary.from_json(v) for name, v in config["categorical"]}
             scalers = {name: Scaler.from_json(s) for name, s in config["numeric"]}
             encoder = cls(
-                {name: _among(v, _OF_CATEGORICAL) for name, v in config["categorical"]},
-                {name: _among(s, _OF_NUMERIC) for name, s in config["numeric"]},
-                **_among(config, SETTINGS),
+                {name: among(v, OF_CATEGORICAL) for name, v in config["categorical"]},
+                {name: among(s, OF_NUMERIC) for name, s in config["numeric"]},
+                **among(config, SETTINGS),
             )
             encodings = {
                 name: BY_NAME[encoder.settings[name]["encoding"]](s["edges"])
@@ -326,53 +382,15 @@ class TableEncoder:
             )
 
 
+def _frames(data: Any, columns: list[str]) -> Iterator[pd.DataFrame]:
+    """Yield a DataFrame, or those of the row groups of Parquet files."""
+    if isinstance(data, pd.DataFrame):
+        yield data
+        return
+    table = ParquetTable(data, dict.fromkeys(columns, category))
+    for group in table.groups:
+        yield frame_of(table.read(group))
+
+
 def _share(rows: npt.NDArray[np.bool_]) -> float:
     return float(rows.mean()) if len(rows) else float("nan")
-
-
-def _encoding(name: str, value: Any) -> str | None:
-    if value is not None and value not in tuple(BY_NAME):
-        raise ValueError(f"`{name}` should be None or one of {tuple(BY_NAME)}. Received: {value!r}")
-    return value  # type: ignore[no-any-return]
-
-
-_OF_CATEGORICAL: dict[str, Callable[[str, Any], Any]] = {
-    "embedding_dim": checks.positive_int,
-    "min_count": checks.positive_int,
-}
-_OF_NUMERIC: dict[str, Callable[[str, Any], Any]] = {
-    "scaling": checks.one_of(*SCALINGS),
-    "encoding": _encoding,
-    "bins": checks.positive_int,
-}
-SETTINGS = {**_OF_CATEGORICAL, **_OF_NUMERIC}  # and their checks
-
-
-def _check_settings(where: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: SETTINGS[key](f"{key}{where}", value) for key, value in settings.items()}
-
-
-def _settings_by_column(
-    argument: str, columns: Any, names: list[str], defaults: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Return the settings of each column: its own ones before the defaults."""
-    own = columns if isinstance(columns, Mapping) else {}
-    settings = {}
-    for name in names:
-        chosen = own.get(name, {})
-        if not isinstance(chosen, Mapping):
-            raise TypeError(
-                f"`{argument}[{name!r}]` should be a dict of settings. Received: {chosen!r}"
-            )
-        for key in chosen:
-            if key not in defaults:
-                raise ValueError(
-                    f"`{argument}[{name!r}]` should have settings out of {list(defaults)}. "
-                    f"Received: {key!r}"
-                )
-        settings[name] = _check_settings(f" of {name}", {**defaults, **chosen})
-    return settings
-
-
-def _among(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    return {key: config[key] for key in keys if key in config}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,12 +29,16 @@ class Vocabulary:
     finds the id of the other if it has none of its own.
 
     Attributes:
-        categories: tuple of bool, int, float and str. Sorted: numbers first, then strings.
-        missing: bool. Whether a missing value was seen in fit (often enough).
+        categories: tuple of bool, int, float and str. Sorted, numbers first, then strings; what
+            `extended` adds comes behind, in an order of its own.
+        missing: bool. Whether a missing value was seen (often enough).
+        before: int or None. How many categories have ids below that of the missing value. Defaults
+            to None: all.
     """
 
     categories: tuple[Category, ...]
     missing: bool
+    before: int | None = None
 
     @property
     def size(self) -> int:
@@ -58,14 +63,46 @@ class Vocabulary:
             TypeError: the column holds something else.
         """
         codes, values = _factorize(name, column)
-        # A missing value has code -1: the last entry.
-        seen = np.bincount(codes % (len(values) + 1), minlength=len(values) + 1)
-        counts: dict[Any, int] = {}
-        for value, count in zip(values, seen[:-1].tolist(), strict=True):
-            counts[value] = counts.get(value, 0) + count
+        counts = _counts(codes, values)
+        missing = counts.pop(None)
         known = (value for value, count in counts.items() if count >= min_count)
-        vocabulary = cls(tuple(sorted(known, key=_order)), bool(seen[-1] >= min_count))
+        vocabulary = cls(tuple(sorted(known, key=_order)), missing >= min_count)
         return vocabulary, vocabulary._take(codes, values)
+
+    def count(self, name: str, column: pd.Series[Any]) -> Counter[Any]:
+        """Return how often a column holds each value that has no id, None for a missing one.
+
+        Args:
+            name: str. The column's name, for error messages.
+            column: pd.Series of N strings, integers, floats, booleans or missing values.
+
+        Raises:
+            TypeError: the column holds something else.
+        """
+        codes, values = _factorize(name, column)
+        counts = _counts(codes, values)
+        missing = counts.pop(None)
+        ids = self._take(np.arange(len(values)), values)
+        unknown = {value for value, i in zip(values, ids, strict=True) if not i}
+        new = Counter({value: n for value, n in counts.items() if value in unknown})
+        return new if self.missing else new + Counter({None: missing})
+
+    def extended(self, counts: Mapping[Any, int], min_count: int) -> Vocabulary:
+        """Return a vocabulary with new values behind the known ones, whose ids stay.
+
+        Args:
+            counts: what `count` returned, summed up.
+            min_count: int. Rows that a value needs to be added.
+        """
+        new = [value for value, n in counts.items() if n >= min_count and value is not None]
+        categories = (*self.categories, *sorted(new, key=_order))
+        if self.missing:
+            return Vocabulary(categories, True, self._before)
+        return Vocabulary(categories, counts.get(None, 0) >= min_count)
+
+    @property
+    def _before(self) -> int:
+        return len(self.categories) if self.before is None else self.before
 
     def ids(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.int32]:
         """Return the (N,) int32 ids of a column of N values; see `look_up`."""
@@ -91,7 +128,8 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary as a JSON-compatible dict."""
-        return {"categories": list(self.categories), "missing": self.missing}
+        moved = {"before": self._before} if self._before < len(self.categories) else {}
+        return {"categories": list(self.categories), "missing": self.missing, **moved}
 
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> Vocabulary:
@@ -103,12 +141,16 @@ class Vocabulary:
             raise ValueError("`categories` should hold strings, numbers and booleans.")
         if len(set(categories)) < len(categories):
             raise ValueError("`categories` should differ from each other.")
-        return cls(tuple(categories), missing)
+        before = config.get("before")
+        if before is not None and before not in range(len(categories)):
+            raise ValueError("`before` should be a number of `categories`.")
+        return cls(tuple(categories), missing, before)
 
     @cached_property
     def _ids(self) -> dict[Any, int]:
         # Kept, because it takes as long as the vocabulary is large, and a row to serve is short.
-        return {value: i + 1 for i, value in enumerate(self.categories)}
+        shift = range(self._before, len(self.categories)) if self.missing else ()
+        return {value: i + 1 + (i in shift) for i, value in enumerate(self.categories)}
 
     @cached_property
     def _ids_by_decimal(self) -> dict[float, int]:
@@ -129,7 +171,7 @@ class Vocabulary:
         if self._ids_by_decimal:
             pairs = zip(ids, values, strict=True)
             ids = [i or self._ids_by_decimal.get(_decimal(value), 0) for i, value in pairs]
-        ids.append(self.size - 1 if self.missing else 0)
+        ids.append(self._before + 1 if self.missing else 0)
         return np.asarray(ids, dtype=np.int32)[codes]
 
     def _strange(self, values: list[Any]) -> Category | None:
@@ -183,6 +225,16 @@ class Found:
     def kinds(self) -> list[str]:
         """What the values are, out of booleans, integers, floats and strings."""
         return _kinds(self.values)
+
+
+def _counts(codes: npt.NDArray[np.intp], values: list[Any]) -> Counter[Any]:
+    """Return how many rows hold each value, None for a missing one."""
+    # A missing value has code -1: the last entry.
+    seen = np.bincount(codes % (len(values) + 1), minlength=len(values) + 1).tolist()
+    counts: Counter[Any] = Counter()
+    for value, count in zip([*values, None], seen, strict=True):
+        counts[value] += count
+    return counts
 
 
 def _factorize(name: str, column: pd.Series[Any]) -> tuple[npt.NDArray[np.intp], list[Any]]:

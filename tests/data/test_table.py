@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -444,7 +445,7 @@ def changed(config, *path, value):
     [
         (lambda c: [], "should be a TableEncoder's JSON form"),
         (lambda c: {}, "should be a TableEncoder's JSON form"),
-        (lambda c: changed(c, "version", value=9), r"reads: \(1, 2\). Received: version 9"),
+        (lambda c: changed(c, "version", value=9), r"reads: \(1, 2, 3\). Received: version 9"),
         (lambda c: {k: v for k, v in c.items() if k != "numeric"}, "KeyError: 'numeric'"),
         (lambda c: changed(c, "scaling", value="ln"), "`scaling` should be one of"),
         (lambda c: changed(c, "numeric", 0, 1, "bins", value=0), "`bins of age` should be"),
@@ -610,3 +611,51 @@ def test_repr_tells_the_columns_and_whether_they_are_fitted(encoder):
     )
     many = TableEncoder(numeric=[f"n{i}" for i in range(40)])
     assert repr(many).endswith("n9 and 30 more; not fitted)")
+
+
+def test_new_categories_come_behind_those_that_are_known() -> None:
+    first = pd.DataFrame({"city": ["Rome", "Oslo", None, "Rome"], "kind": [2, 1, 2, 1]})
+    encoder = TableEncoder({"city": {}, "kind": {"min_count": 2}}).fit(first)
+    second = pd.DataFrame({"city": ["Bonn", "Kiel", "Rome", None], "kind": [7, 7, None, None]})
+    third = pd.DataFrame({"city": ["Aalen"], "kind": [0]})
+    day_2 = encoder.extend(second)
+    day_3 = day_2.extend(third, min_count=1)
+    every = pd.concat([first, second, third], ignore_index=True)
+    ids = [one.transform(every) for one in (encoder, day_2, day_3)]
+    assert ids[0]["city"].tolist() == [2, 1, 3, 2, 0, 0, 2, 3, 0]
+    assert ids[1]["city"].tolist() == [2, 1, 3, 2, 4, 5, 2, 3, 0]
+    assert ids[2]["city"].tolist() == [2, 1, 3, 2, 4, 5, 2, 3, 6]
+    # The missing value of a kind was not seen in fit: it comes behind, and stays there.
+    assert ids[0]["kind"].tolist() == [2, 1, 2, 1, 0, 0, 0, 0, 0]
+    assert ids[1]["kind"].tolist() == [2, 1, 2, 1, 3, 3, 4, 4, 0]
+    assert ids[2]["kind"].tolist() == [2, 1, 2, 1, 3, 3, 4, 4, 5]
+    assert [c.vocabulary_size for c in day_3.feature_columns] == [7, 6]
+    assert [c.vocabulary_size for c in encoder.feature_columns] == [4, 3]
+    for one, expected, version in zip((encoder, day_2, day_3), ids, (2, 3, 3), strict=True):
+        described = json.loads(json.dumps(one.to_json()))
+        assert described["version"] == version
+        again = TableEncoder.from_json(described).transform(every)
+        assert all(np.array_equal(again[name], expected[name]) for name in expected)
+    nothing = encoder.extend(first)
+    assert nothing.to_json() == encoder.to_json()
+
+
+def test_an_encoder_extends_over_files(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    frame = pd.DataFrame({"city": ["Rome", "Oslo"] * 3, "age": np.arange(6.0)})
+    encoder = TableEncoder(["city"], ["age"]).fit(frame)
+    later = pd.DataFrame({"city": ["Bonn", "Kiel", "Bonn", "Rome", None, "Kiel"]})
+    later.to_parquet(tmp_path / "a.parquet", row_group_size=2)
+    later[:1].to_parquet(tmp_path / "b.parquet")
+    both = pd.concat([later, later[:1]])
+    for count in (1, 2, 3):
+        streamed, memory = encoder.extend(tmp_path, count), encoder.extend(both, count)
+        assert streamed.to_json() == memory.to_json()
+    with pytest.raises(TypeError, match="`path`"):
+        encoder.extend(3)
+    with pytest.raises(ValueError, match="min_count"):
+        encoder.extend(frame, min_count=0)
+    with pytest.raises(ValueError, match="one column 'city'"):
+        encoder.extend(frame[["age"]])
+    with pytest.raises(RuntimeError, match="fitted"):
+        TableEncoder(["city"]).extend(frame)
