@@ -57,38 +57,65 @@ class Scaler:
             TypeError: the column holds something else.
             ValueError: an infinite value, or no value at all.
         """
-        values = _to_float64(name, column)
+        values = to_float64(name, column)
         present = values[~np.isnan(values)]
         if not len(present):
             raise ValueError(
                 f"Numeric column {name!r} should hold at least one value in the training frame. "
                 "Received: missing values only."
             )
-        mean, log = float(present.mean()), scaling == "log"
-        if log:
-            present = _signed_log(present)
-        low, high = float(present.min()), float(present.max())
-        if scaling == "none":
-            scaler = cls(mean, 0.0, 1.0)
-        elif low == high:
-            # Not std == 0: rounding can leave a constant column a tiny deviation.
-            scaler = cls(mean, low, 0.0, log)
-        elif scaling == "minmax":
-            scaler = cls(mean, low, high - low)
-        elif scaling == "robust":
-            first, median, third = (float(q) for q in np.quantile(present, (0.25, 0.5, 0.75)))
-            scaler = cls(mean, median, third - first or float(present.std()))
-        else:
-            scaler = cls(mean, float(present.mean()), float(present.std()), log)
+        mean = float(present.mean())
+        if scaling == "log":
+            present = signed_log(present)
+        quartiles = np.quantile(present, (0.25, 0.5, 0.75)) if scaling == "robust" else ()
+        scaler = cls.of(
+            scaling, mean, float(present.min()), float(present.max()),
+            float(present.mean()), float(present.std()), quartiles,
+        )  # fmt: skip
         return scaler, scaler._scale(name, values)
+
+    @classmethod
+    def of(
+        cls,
+        scaling: str,
+        mean: float,
+        low: float,
+        high: float,
+        center: float,
+        deviation: float,
+        quartiles: Any,
+    ) -> Scaler:
+        """Return the scaler that follows from what is known of a column's present values.
+
+        Args:
+            scaling: str. One of `SCALINGS`.
+            mean: float. Their mean.
+            low: float. The least of them; with "log" of their logarithms, as all that follows.
+            high: float. The greatest.
+            center: float. The mean.
+            deviation: float. The population standard deviation.
+            quartiles: three float, for "robust".
+        """
+        log = scaling == "log"
+        if scaling == "none":
+            return cls(mean, 0.0, 1.0)
+        if low == high:
+            # Not std == 0: rounding can leave a constant column a tiny deviation.
+            return cls(mean, low, 0.0, log)
+        if scaling == "minmax":
+            return cls(mean, low, high - low)
+        if scaling == "robust":
+            first, median, third = map(float, quartiles)
+            return cls(mean, median, third - first or deviation)
+        return cls(mean, center, deviation, log)
 
     def transform(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.float32]:
         """Return the (N,) float32 scaled values of a column of N values."""
-        return self._scale(name, _to_float64(name, column))
+        return self._scale(name, to_float64(name, column))
 
     def missing(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.bool_]:
         """Return which of a column's N rows hold no number; raises as `transform`."""
-        return np.isnan(_to_float64(name, column))
+        return np.isnan(to_float64(name, column))
 
     def to_json(self) -> dict[str, Any]:
         """Return the scaler as a JSON-compatible dict."""
@@ -115,7 +142,7 @@ class Scaler:
         values = np.where(np.isnan(values), self.mean, values)
         received = values
         if self.log:
-            values = _signed_log(values)
+            values = signed_log(values)
         with np.errstate(over="ignore"):
             scaled = ((values - self.shift) / self.scale).astype(np.float32)
         if not np.isfinite(scaled).all():
@@ -126,11 +153,13 @@ class Scaler:
         return scaled
 
 
-def _signed_log(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def signed_log(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return sign(v) · log(1 + |v|)."""
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def _to_float64(name: str, column: pd.Series[Any]) -> npt.NDArray[np.float64]:
+def to_float64(name: str, column: pd.Series[Any]) -> npt.NDArray[np.float64]:
+    """Return a column of numbers, NaN where missing; raises as `Scaler.fit`."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         dtype = dtype.categories.dtype

@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from mtl import checks
-from mtl.data.arrow import category, frame_of
 from mtl.data.files import atomic_path
 from mtl.data.frames import check_frame, column_names
-from mtl.data.parquet import ParquetTable
+from mtl.data.learning import frames_of, learn
 from mtl.data.scaler import Scaler
 from mtl.data.settings import (
     OF_CATEGORICAL,
@@ -160,6 +159,28 @@ class TableEncoder:
         self._encodings = encodings
         return {name: values for name, (_, values) in (vocabularies | scalers).items()}
 
+    def fit_parquet(self, path: Any, verbose: int = 1) -> TableEncoder:
+        """Learn vocabularies and scalings from Parquet files, a row group at a time.
+
+        One pass, in memory that grows with the vocabularies alone. They are those of `fit` on all
+        rows, and so are means, deviations, minima and maxima, up to rounding. Quantiles, which
+        "robust" scaling and the encodings need, are those of a KLL sketch: their ranks are off by
+        7e-4 at most, in 99 of 100 columns.
+
+        Args:
+            path: str, path, or list of them. Files, folders or globs, as for `ParquetStream`.
+            verbose: int. 0 shows no progress. Defaults to 1.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ImportError: pyarrow, or datasketches, isn't installed.
+            TypeError: values that a column can't hold.
+            ValueError: a damaged file, or a column that is missing, infinite or empty.
+        """
+        learnt = learn(path, self.categorical, self.numeric, self.settings, verbose)
+        self._vocabularies, self._scalers, self._encodings = learnt
+        return self
+
     def transform(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
         """Encode a frame with what was learnt in fit.
 
@@ -204,16 +225,10 @@ class TableEncoder:
         model grows by rows (see `mtl.training.grow`). Numeric columns are scaled as before. Stale
         categories stay: ids are neither evicted nor merged.
 
-        ```python
-        encoder = encoder.extend("log/day=2024-02-01", min_count=10)
-        model = grow(model, encoder.feature_columns)
-        ```
-
         Args:
             data: pd.DataFrame of N rows; or files, folders or globs of Parquet, which are read a
                 row group at a time.
-            min_count: int or None. Rows of `data` that a new category needs. Defaults to None: as
-                in fit, by column.
+            min_count: int or None. Rows of `data` that a category needs. Defaults to that of fit.
 
         Returns:
             A new `TableEncoder`; this one stays as it is.
@@ -228,8 +243,7 @@ class TableEncoder:
         if min_count is not None:
             min_count = checks.positive_int("min_count", min_count)
         counts: dict[str, Counter[Any]] = {name: Counter() for name in self._vocabularies}
-        for frame in _frames(data, list(self._vocabularies)):
-            check_frame(frame, list(self._vocabularies))
+        for frame in frames_of(data, list(self._vocabularies)):
             for name, vocabulary in self._vocabularies.items():
                 counts[name] += vocabulary.count(name, frame[name])
         other = copy.copy(self)
@@ -380,16 +394,6 @@ class TableEncoder:
             raise RuntimeError(
                 f"`TableEncoder` should be fitted before `{use}`: call `fit` on the training frame."
             )
-
-
-def _frames(data: Any, columns: list[str]) -> Iterator[pd.DataFrame]:
-    """Yield a DataFrame, or those of the row groups of Parquet files."""
-    if isinstance(data, pd.DataFrame):
-        yield data
-        return
-    table = ParquetTable(data, dict.fromkeys(columns, category))
-    for group in table.groups:
-        yield frame_of(table.read(group))
 
 
 def _share(rows: npt.NDArray[np.bool_]) -> float:

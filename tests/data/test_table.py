@@ -659,3 +659,65 @@ def test_an_encoder_extends_over_files(tmp_path: pathlib.Path) -> None:
         encoder.extend(frame[["age"]])
     with pytest.raises(RuntimeError, match="fitted"):
         TableEncoder(["city"]).extend(frame)
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard", "robust", "log", "none"])
+@pytest.mark.parametrize("encoding", [None, "bins", "piecewise_linear"])
+def test_an_encoder_of_files_is_that_of_their_rows(
+    scaling: str, encoding: str | None, tmp_path: pathlib.Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    rng, rows = np.random.default_rng(0), 20_000
+    frame = pd.DataFrame(
+        {
+            "city": rng.choice(["Rome", "Oslo", "Bonn", None], rows, p=[0.5, 0.3, 0.19, 0.01]),
+            "device": rng.zipf(1.5, rows).clip(0, 1000),
+            "age": rng.normal(40, 9, rows).round(),
+            "spent": np.where(rng.random(rows) < 0.5, 0, rng.lognormal(3, 2, rows)),
+        }
+    )
+    frame.loc[::9, "age"] = np.nan
+    frame[:9000].to_parquet(tmp_path / "a.parquet", row_group_size=1000)
+    frame[9000:].to_parquet(tmp_path / "b.parquet", row_group_size=4000)
+
+    def new() -> TableEncoder:
+        return TableEncoder(
+            ["city", "device"], ["age", "spent"], scaling=scaling, encoding=encoding, bins=8,
+            min_count=5,
+        )  # fmt: skip
+
+    files, memory = new().fit_parquet(tmp_path, verbose=0), new().fit(frame)
+    assert files.to_json()["categorical"] == memory.to_json()["categorical"]
+    for (name, a), (_, b) in zip(
+        files.to_json()["numeric"], memory.to_json()["numeric"], strict=True
+    ):
+        exact = 1e-9 if scaling != "robust" else 0.02
+        for key in ("mean", "shift", "scale"):
+            assert a[key] == pytest.approx(b[key], rel=exact, abs=1e-12)
+        if encoding:
+            values = [np.sort(one.transform(frame)[name]) for one in (files, memory)]
+            ranks = [
+                np.searchsorted(v, edges[1:-1]) / rows
+                for v, edges in zip(values, (a["edges"], b["edges"]), strict=True)
+            ]
+            if name == "spent":
+                np.testing.assert_allclose(ranks[0], ranks[1], atol=3e-3)
+            # Of whole years one more or less may fall into a bin.
+            assert np.diff([0, *ranks[0], 1]).max() < (0.6 if name == "spent" else 0.25)
+
+
+def test_a_failed_fit_of_files_leaves_the_encoder_as_it_was(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    encoder = TableEncoder(["city"], ["age"])
+    pd.DataFrame({"city": ["a"], "age": [np.nan]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"'age' should hold at least one value.*missing"):
+        encoder.fit_parquet(tmp_path, verbose=0)
+    assert "not fitted" in repr(encoder)
+    with pytest.raises(ValueError, match="one column 'city'"):
+        TableEncoder(["city"]).fit_parquet(_without(tmp_path, "city"), verbose=0)
+
+
+def _without(folder: pathlib.Path, column: str) -> pathlib.Path:
+    path = folder / "without.parquet"
+    pd.read_parquet(folder / "t.parquet").drop(columns=column).to_parquet(path)
+    return path
