@@ -204,6 +204,9 @@ class ParquetStream(keras.utils.PyDataset):
         """Batches of the epoch, or what is left of it after `start`."""
         return self._batches - self._first
 
+    def __len__(self) -> int:
+        return self.num_batches
+
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < self.num_batches:
             raise IndexError(f"Received: batch {index} of {self.num_batches}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -216,3 +217,17 @@ def test_profile_step_prints_a_table():
     times = ["forward", "forward and backward", "step", "a batch in fit", "floor", "gflops"]
     assert list(table) == times
     assert all(float(cells[0]) > 0 for cells in table.values())
+
+
+@on_jax
+def test_stream_ends_as_a_training_that_was_not_killed(tmp_path):
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    output = run("stream.py", "--rows", 8000, "--every", 2, "--epochs", 1, "--batch-size", 500)
+    assert "killed (exit status -9), with the checkpoints ['000000-" in output
+    assert "not killed: 0.0e+00" in output
+
+
+@on_jax
+def test_benchmark_zoo_prints_a_table():
+    output = run("benchmark_zoo.py", "--models", "STAR", "--rows", 2048, "--repeats", 1)
+    assert re.search(r"STAR +[\d,]+ +\d+k +[\d,]+ +\d+k +\d", output)
