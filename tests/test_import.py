@@ -36,6 +36,7 @@ ALLOWED = {
     "losses": {*LEAVES, "tasks", "losses"},
     "balancing": OBJECTIVES,
     "optimizers": LEAVES,
+    "callbacks": LEAVES,
     "training": TRAINING,
     "models": MODELS,
     "migrate": {*MODELS, "migrate"},

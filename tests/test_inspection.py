@@ -131,7 +131,7 @@ def test_inputs_in_batches_frames_and_without_rows():
 
 def test_what_has_no_gates_is_refused():
     for name in ("SharedBottom", "ESMM"):
-        with pytest.raises(ValueError, match="`model` should have gates, as MoE, MMoE, CGC and"):
+        with pytest.raises(ValueError, match="`model` should have gates, as MMoE and PLE do"):
             inspection.gate_weights(toy.build(name), toy.features())
     with pytest.raises(TypeError, match=r"`x` should be a dict or DataFrame.*: ndarray"):
         inspection.gate_weights(toy.build("MoE"), np.zeros((2, 3)))
@@ -560,7 +560,7 @@ def test_negative_transfer_refuses(options, message):
 
 def test_negative_transfer_refuses_models_without_widths():
     data = (toy.features(), toy.labels())
-    with pytest.raises(ValueError, match=r"`factory` should be SharedBottom.*Received: ESMM"):
+    with pytest.raises(ValueError, match=r"`factory` should be one with experts.*Received: ESMM"):
         inspection.negative_transfer(models.ESMM, toy.columns(), data, data)
 
 

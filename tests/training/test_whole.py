@@ -2,6 +2,7 @@
 
 import pathlib
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -275,7 +276,16 @@ class InterruptedSGD(keras.optimizers.SGD):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, which programs in the background don't have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("steps", ["epoch", "batch"])
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(
     steps: str, tmp_path: pathlib.Path
 ) -> None:
