@@ -217,12 +217,13 @@ def test_a_step_of_jax_only_scatters_into_tables(row_wise: bool) -> None:
     x, y = data()
     trained.compile(LazyAdam(row_wise=row_wise, clipnorm=1.0))
     trained.fit(x, y, batch_size=60, verbose=0)
-    state = trained._get_jax_state(
-        trainable_variables=True,
-        non_trainable_variables=True,
-        optimizer_variables=True,
-        metrics_variables=True,
+    kinds = (
+        trained.trainable_variables,
+        trained.non_trainable_variables,
+        trained.optimizer.variables,
+        trained.metrics_variables,
     )
+    state = tuple([variable.value for variable in kind] for kind in kinds)
     batch = ({k: v[:, None].astype("int32") for k, v in x.items()}, y)
     large = {
         (equation.primitive.name, output.aval.shape)

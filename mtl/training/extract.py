@@ -53,7 +53,8 @@ def extract_task(model: MultiTaskModel, name: str) -> MultiTaskModel:
     for layer in copy.layers:  # without those that only another output of a layer needs
         source = part.get_layer(layer.name)
         whole = layer.name not in own
-        weights = source.get_weights() if whole else source.weights_of_task(own[layer.name])
+        with model.between_steps:
+            weights = source.get_weights() if whole else source.weights_of_task(own[layer.name])
         layer.set_weights(weights)
     return copy  # type: ignore[no-any-return]
 

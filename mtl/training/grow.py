@@ -50,11 +50,13 @@ def grow(model: MultiTaskModel, feature_columns: Iterable[Any]) -> MultiTaskMode
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
     for old, new in _pairs(model, other):
+        with model.between_steps:
+            before = np.array(ops.convert_to_numpy(old.value))
         values = np.array(ops.convert_to_numpy(new.value))
         if old.shape == new.shape:
-            values = np.array(ops.convert_to_numpy(old.value))
+            values = before
         elif (path := _table_of(old, moves)) is not None:
-            _copy_rows(ops.convert_to_numpy(old.value), values, moves[path], old.path == path)
+            _copy_rows(before, values, moves[path], old.path == path)
         new.assign(values)
     return other
 

@@ -77,6 +77,11 @@ class WholeSteps(keras.Model):
         self._on_jax = keras.backend.backend() == "jax"
         self._step_lock: Any = threading.RLock() if self._on_jax else contextlib.nullcontext()
 
+    @property
+    def between_steps(self) -> Any:
+        """A lock to read the layers' weights under: none of them is away in a step."""
+        return self._step_lock
+
     def beside(self, outputs: Any) -> WholeSteps:
         """Return a model of other outputs, which shares this one's layers and may run beside it."""
         other = WholeSteps(self.input, outputs)

@@ -27,7 +27,8 @@ def test_the_part_predicts_as_the_whole(whole: Any, index: int) -> None:
     assert type(part) is MultiTaskModel
     assert part.tasks == whole.tasks[index : index + 1]
     assert part.output_names == whole.output_names[index : index + 1]
-    toy.same(toy.outputs(part, X), toy.outputs(whole, X)[index : index + 1], rtol=0, atol=0)
+    # To rounding: a level that is cut down has smaller products.
+    toy.same(toy.outputs(part, X), toy.outputs(whole, X)[index : index + 1])
     assert len(part.layers) <= len(whole.layers)
     towers = {layer.name for layer in part.layers if hasattr(layer, "task")}
     if not whole.hidden_tasks:
