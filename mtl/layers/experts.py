@@ -162,7 +162,8 @@ class Experts(keras.layers.Layer):
         if self.subsets:
             return self._first_by_subset(inputs)
         kernel = ops.convert_to_tensor(self._kernels[0])
-        return ops.concatenate(matmul_groups(inputs, kernel, self._sizes(inputs)), axis=1)
+        products = matmul_groups(inputs, kernel, self._sizes(inputs))
+        return products[0] if len(products) == 1 else ops.concatenate(products, axis=1)
 
     def _sizes(self, inputs: Any) -> Sequence[int]:
         """Return how many experts each input serves."""
