@@ -247,7 +247,6 @@ def test_balancers_compile_by_xla(name):
     toy.same(*results, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(toy.BACKEND == "torch", reason="Keras has no half precision on torch's CPU")
 def test_half_precision_scales_the_loss_and_not_the_balance():
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -264,7 +263,6 @@ def test_half_precision_scales_the_loss_and_not_the_balance():
     assert abs(weights[1][0] - 1) > 0.02
 
 
-@pytest.mark.skipif(toy.BACKEND == "torch", reason="Keras has no half precision on torch's CPU")
 def test_half_precision_scales_what_a_balancer_changes():
     changes = []
     for policy in ("mixed_float16", "float32"):
