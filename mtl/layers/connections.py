@@ -12,6 +12,7 @@ from keras import ops
 
 from mtl import checks
 from mtl.layers.dropout import LogisticNoise
+from mtl.layers.level import shared_rows
 from mtl.seeds import derive_seed, glorot
 
 CONNECTIONS = ("trans", "aver")
@@ -45,11 +46,7 @@ class Connections(keras.layers.Layer):
             A list of pairs: a trainable variable, and None or a mask of its shared entries.
         """
         rows = np.array([len(served) > 1 for served in tasks])
-        parts: list[tuple[Any, np.ndarray | None]] = []
-        for variable in self.trainable_variables if rows.any() else []:
-            mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
-            parts.append((variable, None if rows.all() else mask))
-        return parts
+        return [shared_rows(v, rows) for v in self.trainable_variables] if rows.any() else []
 
     def config_of_task(self, task: int) -> dict[str, Any]:
         """Return the configuration of the same layer for one task."""

@@ -62,23 +62,27 @@ class DNN(keras.layers.Layer):
         ]
 
     def _block(self, depth: int, width: int) -> list[keras.layers.Layer]:
-        common = {"dtype": self.dtype_policy}
-        block = [
-            keras.layers.Dense(
-                width,
-                kernel_initializer=glorot(derive_seed(self.seed, "kernel", depth)),
-                kernel_regularizer=keras.regularizers.L2(self.l2_reg) if self.l2_reg else None,
-                name=f"dense_{depth}",
-                **common,
-            )
-        ]
+        block = [self._dense(depth, width)]
         if self.use_bn:
-            block.append(keras.layers.BatchNormalization(name=f"bn_{depth}", **common))
+            block.append(self._norm(f"bn_{depth}"))
+        common = {"dtype": self.dtype_policy}
         block.append(keras.layers.Activation(self.activation, name=f"activation_{depth}", **common))
         if self.dropout:
             seed = derive_seed(self.seed, "dropout", depth)
             block.append(Dropout(self.dropout, seed=seed, name=f"dropout_{depth}", **common))
         return block
+
+    def _dense(self, depth: int, width: int) -> keras.layers.Layer:
+        return keras.layers.Dense(
+            width,
+            kernel_initializer=glorot(derive_seed(self.seed, "kernel", depth)),
+            kernel_regularizer=keras.regularizers.L2(self.l2_reg) if self.l2_reg else None,
+            name=f"dense_{depth}",
+            dtype=self.dtype_policy,
+        )
+
+    def _norm(self, name: str) -> keras.layers.Layer:
+        return keras.layers.BatchNormalization(name=name, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         """Build every sublayer."""

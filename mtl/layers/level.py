@@ -12,6 +12,12 @@ from keras import ops
 from mtl.layers.experts import Experts
 
 
+def shared_rows(variable: Any, rows: np.ndarray) -> tuple[Any, np.ndarray | None]:
+    """Return a variable and a mask of some rows of its first axis, as `shared_parts` has it."""
+    mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
+    return variable, None if rows.all() else mask
+
+
 class Level(keras.layers.Layer):
     """Experts in banks, and gates that each read some banks; `Fusion` makes and mixes them.
 
@@ -95,11 +101,9 @@ class Level(keras.layers.Layer):
                 served[b] |= users
         several = [len(users) > 1 for users in served]
         parts: list[tuple[Any, np.ndarray | None]] = []
-        stacked = [v for layer in self._stacks() for v in layer.trainable_variables]
-        for variable in stacked if any(several) else []:
-            rows = np.repeat(several, self._rows_of_banks(variable))
-            mask = rows.reshape(-1, *[1] * (len(variable.shape) - 1)).astype("float32")
-            parts.append((variable, None if rows.all() else mask))
+        if any(several):
+            stacked = [v for layer in self._stacks() for v in layer.trainable_variables]
+            parts += [shared_rows(v, np.repeat(several, self._rows_of_banks(v))) for v in stacked]
         for k, users in enumerate(tasks):
             if len(users) > 1:
                 parts += [(variable, None) for variable in self._of_gate(k) if variable.trainable]

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from mtl import checks
+from mtl.layers.dnn import DNN
 from mtl.layers.dropout import Dropout
 from mtl.seeds import derive_seed, glorot
 
@@ -228,8 +229,8 @@ class StarDense(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="mtl")
-class StarDNN(keras.layers.Layer):
-    """A stack of fully connected layers in star topology.
+class StarDNN(DNN):
+    """A `DNN` in star topology.
 
     Each layer is `StarDense` → `PartitionedNormalization` (if `use_bn`) → activation → Dropout.
 
@@ -269,78 +270,47 @@ class StarDNN(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         self.num_scenarios = checks.positive_int("num_scenarios", num_scenarios)
-        self.units = checks.units("units", units)
-        self.activation = keras.activations.get(checks.activation("activation", activation))
-        self.l2_reg = checks.non_negative_float("l2_reg", l2_reg)
-        self.dropout = checks.rate("dropout", dropout)
-        self.use_bn = bool(use_bn)
-        self.seed = checks.seed("seed", seed)
-        common = {"dtype": self.dtype_policy}
-        self._dense = [
-            StarDense(
-                self.num_scenarios,
-                width,
-                self.l2_reg,
-                derive_seed(self.seed, "kernel", depth),
-                name=f"dense_{depth}",
-                **common,
-            )
-            for depth, width in enumerate(self.units)
-        ]
-        self._norms = [
-            PartitionedNormalization(self.num_scenarios, name=f"bn_{depth}", **common)
-            for depth in range(len(self.units))
-            if self.use_bn
-        ]
-        self._dropouts = [
-            Dropout(
-                self.dropout,
-                seed=derive_seed(self.seed, "dropout", depth),
-                name=f"dropout_{depth}",
-                **common,
-            )
-            for depth in range(len(self.units))
-            if self.dropout
-        ]
+        super().__init__(units, activation, l2_reg, dropout, use_bn, seed, **kwargs)
+
+    def _dense(self, depth: int, width: int) -> StarDense:
+        return StarDense(
+            self.num_scenarios,
+            width,
+            self.l2_reg,
+            derive_seed(self.seed, "kernel", depth),
+            name=f"dense_{depth}",
+            dtype=self.dtype_policy,
+        )
+
+    def _norm(self, name: str) -> PartitionedNormalization:
+        return PartitionedNormalization(self.num_scenarios, name=name, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         """Build every sublayer."""
         x, ids = input_shape
-        for depth, dense in enumerate(self._dense):
-            dense.build([x, ids])
-            x = dense.compute_output_shape([x, ids])
-            if self.use_bn:
-                self._norms[depth].build([x, ids])
+        for layer in self._stack:
+            seen = [x, ids] if isinstance(layer, _BY_SCENARIO) else x
+            layer.build(seen)
+            x = layer.compute_output_shape(seen)
         self.built = True
 
     def call(self, inputs: Sequence[Any], training: bool | None = None) -> Any:
         """Apply the layers in turn."""
         x, ids = inputs
-        for depth, dense in enumerate(self._dense):
-            x = dense([x, ids])
-            if self.use_bn:
-                x = self._norms[depth]([x, ids], training=training)
-            x = self.activation(x)
-            if self.dropout:
-                x = self._dropouts[depth](x, training=training)
+        for layer in self._stack:
+            seen = [x, ids] if isinstance(layer, _BY_SCENARIO) else x
+            trains = isinstance(layer, (PartitionedNormalization, Dropout))
+            x = layer(seen, training=training) if trains else layer(seen)
         return x
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return `(B, units[-1])`, or the shape of x if there are no units."""
-        x = input_shape[0]
-        return (x[0], self.units[-1]) if self.units else tuple(x)
+        return super().compute_output_shape(input_shape[0])
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "num_scenarios": self.num_scenarios,
-            "units": list(self.units),
-            "activation": keras.activations.serialize(self.activation),
-            "l2_reg": self.l2_reg,
-            "dropout": self.dropout,
-            "use_bn": self.use_bn,
-            "seed": self.seed,
-        }
+        return {**super().get_config(), "num_scenarios": self.num_scenarios}
+
+
+_BY_SCENARIO = (StarDense, PartitionedNormalization)
