@@ -33,44 +33,37 @@ def number(name: str, value: Any, expected: str) -> float:
     return float(value)
 
 
+def number_in(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> float:
+    """Return `value` as a float, or raise unless a condition, in words `expected`, holds."""
+    result = number(name, value, expected)
+    if not holds(result):
+        raise ValueError(f"`{name}` should be {expected}. Received: {value!r}")
+    return result
+
+
 def positive_float(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it is finite and above 0."""
-    result = number(name, value, "a positive number")
-    if not (result > 0 and math.isfinite(result)):
-        raise ValueError(f"`{name}` should be a positive number. Received: {value!r}")
-    return result
+    return number_in(name, value, "a positive number", lambda x: 0 < x < math.inf)
 
 
 def non_negative_float(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it is finite and at least 0."""
-    result = number(name, value, "a non-negative number")
-    if not (result >= 0 and math.isfinite(result)):
-        raise ValueError(f"`{name}` should be a non-negative number. Received: {value!r}")
-    return result
+    return number_in(name, value, "a non-negative number", lambda x: 0 <= x < math.inf)
 
 
 def rate(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it lies in [0, 1)."""
-    result = number(name, value, "a number in [0, 1)")
-    if not 0 <= result < 1:
-        raise ValueError(f"`{name}` should be a number in [0, 1). Received: {value!r}")
-    return result
+    return number_in(name, value, "a number in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def share(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it lies in [0, 1]."""
-    result = number(name, value, "a number in [0, 1]")
-    if not 0 <= result <= 1:
-        raise ValueError(f"`{name}` should be a number in [0, 1]. Received: {value!r}")
-    return result
+    return number_in(name, value, "a number in [0, 1]", lambda x: 0 <= x <= 1)
 
 
 def positive_share(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it lies in (0, 1]."""
-    result = number(name, value, "a number in (0, 1]")
-    if not 0 < result <= 1:
-        raise ValueError(f"`{name}` should be a number in (0, 1]. Received: {value!r}")
-    return result
+    return number_in(name, value, "a number in (0, 1]", lambda x: 0 < x <= 1)
 
 
 def one_of(*choices: Any) -> Callable[[str, Any], Any]:

@@ -103,7 +103,7 @@ class ParquetStream(keras.utils.PyDataset):
         self.table = ParquetTable(path, columns)
         self._groups = self._own_groups()
         self._function: Callable[[Any], Any] | None = None
-        self._start(0, 0)
+        self.start(0)
         self._reset()
 
     def _own_groups(self) -> list[Group]:
@@ -160,9 +160,6 @@ class ParquetStream(keras.utils.PyDataset):
             raise ValueError(
                 f"`step` should be below {self._batches}, the batches of an epoch. Received: {step}"
             )
-        self._start(epoch, step)
-
-    def _start(self, epoch: int, step: int) -> None:
         self._epoch, self._first = self._coming = epoch, step
 
     def on_epoch_begin(self) -> None:

@@ -26,10 +26,7 @@ def check_num_samples(value: Any) -> int:
 
 def check_correlation(name: str, value: Any) -> float:
     """Return `value` as a float, or raise unless it lies in [-1, 1]."""
-    number = checks.number(name, value, "a number in [-1, 1]")
-    if not -1 <= number <= 1:
-        raise ValueError(f"`{name}` should be a number in [-1, 1]. Received: {value!r}")
-    return number
+    return checks.number_in(name, value, "a number in [-1, 1]", lambda x: -1 <= x <= 1)
 
 
 def split_rows(

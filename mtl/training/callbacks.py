@@ -16,8 +16,7 @@ def with_callbacks(callbacks: Any, first: Any = None, last: Any = None) -> Any:
         last: callback or None.
     """
     if not isinstance(callbacks, keras.callbacks.CallbackList):
-        given = [] if callbacks is None else keras.tree.flatten(callbacks)
-        return [c for c in (first, *given, last) if c is not None]
+        return [c for c in (first, *listed(callbacks), last) if c is not None]
     for callback, place in ((first, 0), (last, len(callbacks.callbacks))):
         if callback is not None:
             callback.set_model(callbacks.model)
@@ -27,5 +26,6 @@ def with_callbacks(callbacks: Any, first: Any = None, last: Any = None) -> Any:
 
 def listed(callbacks: Any) -> list[Any]:
     """Return the callbacks of `fit` as a list."""
-    made = isinstance(callbacks, keras.callbacks.CallbackList)
-    return list(callbacks.callbacks) if made else keras.tree.flatten(callbacks)
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    return [] if callbacks is None else keras.tree.flatten(callbacks)
