@@ -130,7 +130,11 @@ class Checkpoint(keras.callbacks.Callback):
         return None if self._stream is None else self._stream.state()
 
     def _save(self, epoch: int, step: int) -> None:
-        path = self.folder / f"{epoch:06d}-{step:010d}"
+        with self.model.written_once() as first:
+            if first:
+                self._write(self.folder / f"{epoch:06d}-{step:010d}", epoch, step)
+
+    def _write(self, path: Path, epoch: int, step: int) -> None:
         temporary = self.folder / f".{path.name}.{uuid.uuid4().hex}.tmp"
         temporary.mkdir(parents=True)
         try:

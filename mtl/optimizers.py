@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from mtl import checks
+from mtl import checks, devices
 from mtl.context import held
 
 
@@ -53,12 +53,15 @@ class LazyOptimizer(keras.optimizers.Optimizer):
 
     def _add_state(self, variable: Any, name: str, squares: bool) -> Any:
         by_row = self.row_wise and squares and is_table(variable)
-        return self.add_variable(
+        state = self.add_variable(
             shape=(variable.shape[0], 1) if by_row else variable.shape,
             initializer=self._initial_state(name),
             dtype=variable.dtype,
-            name=f"{variable.path.replace('/', '_')}_{name}",
+            name=_name(variable, name),
         )
+        if hasattr(variable, "real_rows"):
+            state.real_rows = variable.real_rows
+        return state
 
     def _add_speakers(self, table: Any) -> Any:
         if keras.backend.backend() == "torch":  # which has gradients of whole tables only
@@ -72,7 +75,9 @@ class LazyOptimizer(keras.optimizers.Optimizer):
                     "Lazy optimizers should be used on one device. "
                     f"Received: a distribution strategy of {replicas} replicas"
                 )
-        return self.add_variable(table.shape[:1], initializer="zeros", dtype="int32")
+        return self.add_variable(
+            table.shape[:1], initializer="zeros", dtype="int32", name=_name(table, "speakers")
+        )
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         """Update the variables by their gradients."""
@@ -157,7 +162,7 @@ class LazyOptimizer(keras.optimizers.Optimizer):
     def save_own_variables(self, store: Any) -> None:
         """Save the state; who speaks for a row in some batch is none."""
         for i, variable in enumerate(self._saved_variables):
-            store[str(i)] = ops.convert_to_numpy(variable)
+            store[str(i)] = devices.whole(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Restore the state."""
@@ -165,7 +170,7 @@ class LazyOptimizer(keras.optimizers.Optimizer):
             super().load_own_variables(store)  # which warns
             return
         for i, variable in enumerate(self._saved_variables):
-            variable.assign(store[str(i)])
+            devices.put(variable, store[str(i)])
 
     @property
     def _saved_variables(self) -> list[Any]:
@@ -300,6 +305,10 @@ class LazyAdagrad(LazyOptimizer):
             "epsilon": self.epsilon,
         }
         return {**super().get_config(), **own}
+
+
+def _name(variable: Any, state: str) -> str:
+    return f"{variable.path.replace('/', '_')}_{state}"
 
 
 def is_table(variable: Any) -> bool:

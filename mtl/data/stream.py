@@ -187,7 +187,7 @@ class ParquetStream(keras.utils.PyDataset):
             "shuffle": self.shuffle,
             "seed": self.seed,
             "pool_rows": self.pool_rows,
-            "shard": list(self._shard),
+            "processes": self._shard[1],
             "groups": self.table.state(),
         }
 

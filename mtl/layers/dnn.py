@@ -9,6 +9,7 @@ import keras
 
 from mtl import checks
 from mtl.layers.dropout import Dropout
+from mtl.layers.normalization import BatchNormalization
 from mtl.seeds import derive_seed, glorot
 
 
@@ -82,7 +83,7 @@ class DNN(keras.layers.Layer):
         )
 
     def _norm(self, name: str) -> keras.layers.Layer:
-        return keras.layers.BatchNormalization(name=name, dtype=self.dtype_policy)
+        return BatchNormalization(name=name, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         """Build every sublayer."""

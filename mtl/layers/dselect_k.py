@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mtl import checks
+from mtl import checks, rows
 from mtl.layers.gate import Gate, Gating
 from mtl.seeds import RandomUniform, derive_seed
 
@@ -173,13 +173,13 @@ class DSelectK(Gating):
         return selected[:, :, : self.num_experts]
 
     def _penalize(self, selected: Any) -> None:
-        rows = ops.maximum(ops.cast(ops.shape(selected)[0], selected.dtype), 1)
+        number = ops.maximum(ops.cast(rows.count(selected), selected.dtype), 1)
         if self.entropy_weight:
-            entropy = -ops.sum(selected * ops.log(selected + 1e-6))
-            self.add_loss(self.entropy_weight * entropy / rows)
+            entropy = -ops.sum(rows.only_real(selected * ops.log(selected + 1e-6)))
+            self.add_loss(self.entropy_weight * entropy / number)
         if self.num_experts < 2**self._bits:
             known = ops.maximum(ops.sum(selected, axis=-1), _LEAST)
-            self.add_loss(ops.sum(1 / known) / rows)
+            self.add_loss(ops.sum(rows.only_real(1 / known)) / number)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from mtl import checks
+from mtl import checks, devices
+from mtl import rows as rows_of_batch
 from mtl.features import (
     DenseFeat,
     SparseFeat,
@@ -22,7 +23,7 @@ from mtl.features import (
 )
 from mtl.layers.hashing import hash_ids
 from mtl.layers.pooling import pool, sequence_mask
-from mtl.layers.tables import Table, gather, plan_tables
+from mtl.layers.tables import Table, TableInitializer, gather, plan_tables
 from mtl.seeds import derive_seed, glorot
 
 
@@ -121,15 +122,16 @@ class FeatureEncoder(keras.layers.Layer):
         self._weights = [
             self.add_weight(
                 name=f"table_{i}",
-                shape=table.shape,
-                initializer=table.initializer(derive_seed(self.seed, i)),
+                shape=(devices.padded(table.shape[0]), table.dim),
+                initializer=TableInitializer(table, derive_seed(self.seed, i)),
                 trainable=table.trainable,
                 autocast=False,
             )
             for i, table in enumerate(self._tables)
         ]
-        for weight in self._weights:
+        for table, weight in self.tables:
             weight.embedding_table = True  # for mtl.optimizers
+            weight.real_rows = table.shape[0]
         self._dense_kernel = None
         if self._dense and self.dense_embedding_dim:
             self._dense_kernel = self.add_weight(
@@ -225,10 +227,30 @@ class FeatureEncoder(keras.layers.Layer):
         for table, weight in self.tables:
             if embedding_name in table.slices:
                 part = table.slices[embedding_name]
-                rows = keras.ops.convert_to_numpy(weight.value)
-                return np.array(rows[part.offset : part.offset + part.size])
+                return np.array(devices.whole(weight)[part.offset : part.offset + part.size])
             known += list(table.slices)
         raise ValueError(f"`embedding_name` should be one of {known}. Received: {embedding_name!r}")
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return the weights as arrays; tables that devices share are whole."""
+        return [devices.whole(weight) for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set the weights to what `get_weights` gives."""
+        for weight, values in zip(self.weights, weights, strict=True):
+            devices.put(weight, values)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the weights; files are the same for any number of devices."""
+        for i, weight in enumerate(self.weights):
+            store[str(i)] = devices.whole(weight)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the weights."""
+        if len(store.keys()) != len(self.weights):
+            super().load_own_variables(store)  # which raises
+        for i, weight in enumerate(self.weights):
+            devices.put(weight, store[str(i)])
 
     def compute_output_shape(self, input_shape: dict[str, Any]) -> tuple[int | None, int]:
         """Return `(B, D)`."""
@@ -285,7 +307,7 @@ def _rows(table: Table, ids: list[Any]) -> Any:
 
 def _mean_square(table: Table, looked_up: Any, masks: dict[str, Any]) -> Any:
     """Return Σ ‖row‖² / B over the rows that the batch looked up, padding left out."""
-    squares = ops.square(looked_up)
+    squares = rows_of_batch.only_real(ops.square(looked_up))
     if any(column.name in masks for column in table.columns):
         valid = [
             masks[column.name] if column.name in masks else ops.ones_like(squares[:, :1, 0], "bool")
@@ -293,7 +315,7 @@ def _mean_square(table: Table, looked_up: Any, masks: dict[str, Any]) -> Any:
         ]
         mask = ops.expand_dims(ops.concatenate(valid, axis=1), -1)
         squares = ops.where(mask, squares, ops.zeros_like(squares))
-    batch = ops.cast(ops.shape(looked_up)[0], squares.dtype)
+    batch = ops.cast(rows_of_batch.count(looked_up), squares.dtype)
     return ops.sum(squares) / ops.maximum(batch, 1)
 
 

@@ -12,6 +12,7 @@ from keras import ops
 
 from mtl import checks
 from mtl.layers.dropout import Dropout
+from mtl.layers.normalization import BatchNormalization
 from mtl.seeds import derive_seed, glorot
 
 
@@ -85,7 +86,7 @@ class Experts(keras.layers.Layer):
         depths = range(len(self.units))
         # Normalisation is per unit of each expert: over the last axis of (B, E * out).
         self._norms = [
-            keras.layers.BatchNormalization(dtype=self.dtype_policy, name=f"bn_{i}")
+            BatchNormalization(dtype=self.dtype_policy, name=f"bn_{i}")
             for i in depths
             if self.use_bn
         ]

@@ -13,12 +13,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from mtl import devices
 from mtl.context import held
 from mtl.features import DenseFeat, VarLenSparseFeat, sparse_part
 from mtl.seeds import derive_seed, draw, reseed
 
 # A vocabulary above this stands alone, so that it can be placed or sharded by itself.
 LARGE_VOCABULARY = 1_000_000
+_BLOCK = 2**16  # rows that are drawn together
 
 
 @dataclass
@@ -99,22 +101,70 @@ class Table:
             )
         self.columns.append(column)
 
-    def initializer(self, seed: int | None) -> Any:
-        """Return an initializer of the whole table: each slice by its own, from its own seed.
+    def draw_rows(self, seed: int | None, start: int, stop: int) -> np.ndarray:
+        """Return the initial rows from start to stop, the same whoever draws them.
 
-        Unknown rows start at zero: they say nothing until they are trained.
+        Each slice has its own initializer, and draws from its own seed. Unknown rows start at zero:
+        they say nothing until they are trained.
         """
-
-        def initialize(shape: tuple[int, int], dtype: Any = None) -> Any:
-            rows = np.zeros(shape, "float32")
-            for part in self.slices.values():
+        rows = np.zeros((stop - start, self.dim), "float32")
+        for part in self.slices.values():
+            first, last = max(start, part.offset), min(stop, part.offset + part.size)
+            if first < last:
                 initializer = reseed(part.initializer, derive_seed(seed, part.embedding_name))
-                rows[part.offset : part.offset + part.size] = draw(
-                    initializer, (part.size, self.dim)
+                rows[first - start : last - start] = _drawn(
+                    initializer, (part.size, self.dim), first - part.offset, last - part.offset
                 )
-            return ops.convert_to_tensor(rows, dtype)
+        return rows
 
-        return initialize
+
+class TableInitializer(keras.initializers.Initializer):
+    """Draws a table on the host; of a shared out one, each process those rows that it holds.
+
+    Args:
+        table: the table.
+        seed: int or None. Its seed.
+    """
+
+    def __init__(self, table: Table, seed: int | None) -> None:
+        self._table, self._seed = table, seed
+
+    def __call__(self, shape: tuple[int, int], dtype: Any = None, layout: Any = None) -> Any:
+        """Return the initial rows.
+
+        Args:
+            shape: rows and columns.
+            dtype: str or None.
+            layout: `jax.sharding.NamedSharding` or None, which Keras gives on JAX.
+        """
+        if layout is None or layout.is_fully_replicated:
+            return ops.convert_to_tensor(self._table.draw_rows(self._seed, 0, shape[0]), dtype)
+        return devices.drawn_in_parts(
+            shape,
+            layout,
+            lambda start, stop: self._table.draw_rows(self._seed, start, stop).astype(dtype),
+        )
+
+
+def _drawn(initializer: Any, shape: tuple[int, int], start: int, stop: int) -> np.ndarray:
+    """Return some rows of what an initializer draws for a shape."""
+    apart = isinstance(
+        initializer,
+        (
+            keras.initializers.RandomNormal,
+            keras.initializers.RandomUniform,
+            keras.initializers.TruncatedNormal,
+        ),
+    )
+    if not apart or shape[0] <= _BLOCK:  # others go by the shape
+        return draw(initializer, shape)[start:stop]
+    blocks = []
+    for block in range(start // _BLOCK, -(-stop // _BLOCK)):
+        first = block * _BLOCK
+        size = min(_BLOCK, shape[0] - first)
+        values = draw(reseed(initializer, derive_seed(initializer.seed, block)), (size, shape[1]))
+        blocks.append(values[max(start - first, 0) : stop - first])
+    return np.concatenate(blocks)
 
 
 def _length(column: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mtl import checks
+from mtl import checks, rows
 from mtl.tasks import Task
 
 __all__ = ["ConversionRisk", "FunnelLoss", "JointLoss", "MultiTaskBCE", "OrderPenalty"]
@@ -132,7 +132,7 @@ class OrderPenalty(_Pair):
     def call(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """Return the penalty."""
         earlier, later = (y_pred[task] for task in self.tasks)
-        return ops.mean(ops.relu(later - earlier))
+        return rows.mean(ops.relu(later - earlier))
 
 
 @keras.saving.register_keras_serializable(package="mtl")

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mtl import checks
+from mtl import checks, devices
 from mtl.features import check_columns, model_inputs
 from mtl.layers import FeatureEncoder, Tower
 from mtl.layers.dropout import Dropout
@@ -52,6 +52,8 @@ class Network:
         **options: Unpack[GatedOptions],
     ) -> None:
         given: dict[str, Any] = {**DEFAULTS, **options}
+        if given["seed"] is None:  # the same weights in every process
+            given["seed"] = devices.common_seed()
         self.columns = check_columns(dnn_feature_columns)
         self.tasks = resolve_tasks(given["num_tasks"], given["task_types"], given["task_names"])
         self.tower_units = tower_units(tower_dnn_units_lists, len(self.tasks))

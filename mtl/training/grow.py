@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
+from mtl import devices
 from mtl.features import DenseFeat, check_columns, columns_to_json, sparse_part
 from mtl.layers import FeatureEncoder
 from mtl.layers.tables import LARGE_VOCABULARY
@@ -51,13 +51,13 @@ def grow(model: MultiTaskModel, feature_columns: Iterable[Any]) -> MultiTaskMode
             model.optimizer.build(model.trainable_variables)
     for old, new in _pairs(model, other):
         with model.between_steps:
-            before = np.array(ops.convert_to_numpy(old.value))
-        values = np.array(ops.convert_to_numpy(new.value))
-        if old.shape == new.shape:
+            before = devices.whole(old)
+        values = np.array(devices.whole(new))
+        if before.shape == values.shape:
             values = before
         elif (path := _table_of(old, moves)) is not None:
             _copy_rows(before, values, moves[path], old.path == path)
-        new.assign(values)
+        devices.put(new, values)
     return other
 
 

@@ -10,6 +10,11 @@ from functools import partial
 from typing import Any
 
 import keras
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.utils import rng_utils
+
+__all__ = ["DataAdapter"]  # what Keras' trainer draws batches from, of whatever kind the data are
 
 
 def set_objective(model: Any, objective: Any) -> None:
@@ -49,6 +54,29 @@ def mode_of(metric: Any) -> str | None:
 def rises(metric: Any) -> None:
     """Mark a metric as one of which more is better, for callbacks that watch it."""
     metric._direction = "up"
+
+
+def adapter_of(*data: Any, **options: Any) -> Any:
+    """Return the `DataAdapter` of some data, as Keras' trainer makes it.
+
+    Under several processes Keras takes what it could cut up itself, and nothing else.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        return get_data_adapter(*data, **options)
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def count_rows_of_loss(model: Any, mean: Any) -> None:
+    """Put a metric in the place of the mean of the total loss, the first of a model's metrics."""
+    model._loss_tracker = mean
+
+
+def random_seed() -> int | None:
+    """Return what `keras.utils.set_random_seed` was given, or None."""
+    return rng_utils.get_random_seed()  # type: ignore[no-any-return]
 
 
 def additional_loss(model: Any, loss: Any) -> Any:

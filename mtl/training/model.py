@@ -160,7 +160,9 @@ class MultiTaskModel(TaskTrainer):
                 "`filepath` should end with '.keras': the old format can't hold these layers, and "
                 f"the file would not load. Received: {str(filepath)!r}"
             )
-        super().save(filepath, overwrite=overwrite, **kwargs)
+        with self.written_once() as first:
+            if first:
+                super().save(filepath, overwrite=overwrite, **kwargs)
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: Keras would quantise the towers alone, and the saved model would not load.
@@ -205,15 +207,18 @@ class MultiTaskModel(TaskTrainer):
         from mtl.serving.export import check_export, serving_model, serving_signature, tidy_onnx
 
         check_export(self.feature_columns, format)
-        serving_model(self).export(
-            filepath,
-            format=format,
-            verbose=verbose,
-            input_signature=input_signature or serving_signature(self),
-            **kwargs,
-        )
-        if format == "onnx":
-            tidy_onnx(filepath, self.output_names)
+        with self.written_once() as first:
+            if not first:
+                return
+            serving_model(self).export(
+                filepath,
+                format=format,
+                verbose=verbose,
+                input_signature=input_signature or serving_signature(self),
+                **kwargs,
+            )
+            if format == "onnx":
+                tidy_onnx(filepath, self.output_names)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the list of predictions for a dict of inputs, which may hold more than needed."""

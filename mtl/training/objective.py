@@ -12,6 +12,7 @@ from keras import ops
 
 from mtl.context import held
 from mtl.losses import JointLoss, ZeroInflatedLogNormal, split_missing
+from mtl.rows import count
 from mtl.tasks import Task
 from mtl.training import packing
 from mtl.training.evaluation import Seen, may_be_nan
@@ -173,7 +174,7 @@ class Objective:
             labels, predictions, weights = given
             values.append(joint(labels, predictions, weights, inputs))
             if log:
-                mean.update_state(values[-1], ops.shape(y_pred[0])[0])
+                mean.update_state(values[-1], count(y_pred[0]))
         return values
 
 

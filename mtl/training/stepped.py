@@ -10,10 +10,11 @@ from typing import Any
 
 import keras
 
-from mtl import balancing
+from mtl import balancing, devices
 from mtl.context import held
-from mtl.optimizers import LazyOptimizer
-from mtl.training import pace, steps
+from mtl.optimizers import LazyOptimizer, is_table
+from mtl.rows import real_rows
+from mtl.training import filled, pace, steps
 from mtl.training.whole import WholeSteps, unbroken
 from mtl.training.xla import FullBatchesByXLA, pays_on_cpu
 
@@ -82,7 +83,7 @@ class SteppedModel(WholeSteps):
     @property
     def masked(self) -> bool:
         """Whether steps mask missing labels: unless the data are known to have none."""
-        return self._now("masked", True)  # type: ignore[no-any-return]
+        return self.distributed or self._now("masked", True)
 
     @masked.setter
     def masked(self, value: bool) -> None:
@@ -146,6 +147,13 @@ class SteppedModel(WholeSteps):
         self._full_batches_by_xla = auto_jit and not self.run_eagerly and pays_on_cpu(self)
         for variable in self.trainable_variables:
             variable.sparse_gradient = self.lazy
+        shared_out = any(is_table(v) and devices.is_shared_out(v) for v in self.weights)
+        if shared_out and not self.lazy:
+            raise ValueError(
+                "`optimizer` should be lazy where devices share tables (mtl.optimizers.LazyAdam): "
+                "others make a gradient as large as the table, at every step. "
+                f"Received: {type(self.optimizer).__name__}"
+            )
         if self.lazy:  # its variables are needed when the step is traced
             self.optimizer.build(self.trainable_variables)
 
@@ -242,12 +250,13 @@ class SteppedModel(WholeSteps):
 
     def train_step(self, *args: Any) -> Any:
         """Run one training step; Keras' trainers call it, each with its own arguments."""
-        with every_output(), unbroken() if self.run_eagerly else contextlib.nullcontext():
+        waiting = unbroken() if self.run_eagerly else contextlib.nullcontext()
+        with every_output(), waiting, real_rows(filled.mask_of(args[-1])):
             return self._step(*args) if self._step is not None else self._one_step(*args)
 
     def test_step(self, *args: Any) -> Any:
         """Run one step of evaluation."""
-        with every_output():
+        with every_output(), real_rows(filled.mask_of(args[-1])):
             return super().test_step(*args)
 
     def _one_step(self, *args: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from mtl import checks
-from mtl.training import internals, labels, pace, packing, spread, streams
+from mtl.training import filled, internals, labels, pace, packing, spread, streams
 from mtl.training.balancers import EndOfEpoch, checked_balancer
 from mtl.training.callbacks import with_callbacks
 from mtl.training.directions import with_directions
@@ -136,6 +136,7 @@ class TaskTrainer(TaskData):
             auto_scale_loss=auto_scale_loss,
         )
         internals.set_objective(self, objective)
+        internals.count_rows_of_loss(self, filled.MeanOverRows(name="loss"))
         self._joint_losses = given or None
         internals.replace_layer(self, self.balancer, balancer)
         self.balancer = balancer
@@ -361,7 +362,8 @@ class TaskTrainer(TaskData):
 
     def _by_task(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
         weights = spread.by_task(self.tasks, "sample_weight", sample_weight)
-        return spread.by_task(self.tasks, "y", y), weights
+        labelled = spread.by_task(self.tasks, "y", y)
+        return labelled and [filled.unlabelled(label) for label in labelled], weights
 
     def task_losses(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Return the tasks' losses `(T,)` of a batch in training, without a word to the logs."""

@@ -22,6 +22,9 @@ from typing import Any, TypeVar
 
 import keras
 
+from mtl import devices
+from mtl.training.distributed import DistributedModel
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # What a step takes and gives back: all of it in training, less in evaluation and prediction.
@@ -62,7 +65,7 @@ def unbroken() -> Iterator[None]:
             handler(*waiting[0])
 
 
-class WholeSteps(keras.Model):
+class WholeSteps(DistributedModel):
     """A Keras model that keeps its weights whatever ends a call.
 
     Threads may use it at once: they train and evaluate in turn, and predict meanwhile.
@@ -96,12 +99,25 @@ class WholeSteps(keras.Model):
     def get_weights(self) -> Any:
         """Return the weights as arrays."""
         with self._step_lock:
-            return super().get_weights()
+            return [devices.whole(weight) for weight in self.weights]
+
+    def set_weights(self, weights: Any) -> None:
+        """Set the weights to what `get_weights` gives."""
+        if len(weights) != len(self.weights):
+            super().set_weights(weights)  # which raises
+        for weight, values in zip(self.weights, weights, strict=True):
+            devices.put(weight, values)
 
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Save the weights, as `keras.Model.save_weights` does."""
-        with self._step_lock:
-            super().save_weights(*args, **kwargs)
+        with self._step_lock, self.written_once() as first:
+            if first:
+                super().save_weights(*args, **kwargs)
+
+    def written_once(self) -> Any:
+        """Return a context in which one process writes what all hold; it says which."""
+        optimizer = getattr(self, "optimizer", None)
+        return devices.written_once([*self.weights, *(optimizer.variables if optimizer else ())])
 
     @property
     def _jax_state_synced(self) -> bool:
@@ -132,7 +148,7 @@ class WholeSteps(keras.Model):
     def _list_anew(self) -> None:
         self.__dict__.pop("lists", None)
 
-    def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
+    def _make_function(self, step_function: Any, concatenate_outputs: bool = False) -> Any:
         """Let each step take its state from the variables, and put it back."""
 
         def whole(kinds: tuple[str, ...], data: Any) -> Any:
@@ -146,9 +162,11 @@ class WholeSteps(keras.Model):
                 for of_kind, values in zip(variables, new, strict=True):
                     for variable, value in zip(of_kind, values, strict=True):
                         variable._value = value
+            if concatenate_outputs:  # predictions
+                result = keras.tree.map_structure(devices.own_rows, result)
             return result, kinds
 
-        return super()._make_function(whole if self._on_jax else step_function, *args, **kwargs)
+        return super()._make_function(whole if self._on_jax else step_function, concatenate_outputs)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the function that trains on a batch."""

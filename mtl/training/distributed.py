@@ -1,0 +1,141 @@
+"""A Keras model whose batches any number of devices, and processes, can share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from mtl import devices
+from mtl.training.filled import Filled, fill
+
+
+class DistributedModel(keras.Model):
+    """A Keras model that fills batches up, where JAX runs under a `keras.distribution`.
+
+    Without one, everything is Keras' own.
+    """
+
+    @property
+    def distributed(self) -> bool:
+        """Whether several devices share a batch."""
+        return devices.distribution() is not None
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Train the model, as `keras.Model.fit` does."""
+        if self.distributed:
+            data = x, y, sample_weight
+            if validation_split and validation_data is None:
+                data, validation_data = _split(data, validation_split)
+            if validation_data is not None:
+                given = keras.utils.unpack_x_y_sample_weight(validation_data)
+                size = kwargs.get("validation_batch_size") or batch_size
+                steps = kwargs.get("validation_steps")
+                validation_data = Filled(*given, batch_size=size, steps_per_epoch=steps)
+            steps = kwargs.get("steps_per_epoch")
+            x = Filled(*data, batch_size=batch_size, steps_per_epoch=steps, shuffle=shuffle)
+            y = sample_weight = None
+            validation_split = 0.0
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return losses and metrics, as `keras.Model.evaluate` does."""
+        if self.distributed and not isinstance(x, Filled):
+            steps = kwargs.get("steps")
+            x = Filled(x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps)
+            y = sample_weight = None
+        return super().evaluate(
+            x, y, batch_size=batch_size, verbose=verbose, sample_weight=sample_weight, **kwargs
+        )
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any
+    ) -> Any:
+        """Return the predictions for the rows of this process."""
+        if not self.distributed:
+            return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+        steps = kwargs.get("steps")
+        data = Filled(x, batch_size=batch_size, steps_per_epoch=steps, may_end_early=True)
+        return data.only_real(super().predict(data, verbose=verbose, **kwargs))
+
+    def predict_step(self, *args: Any) -> Any:
+        """Predict a batch."""
+        result = super().predict_step(*args)
+        if not self.distributed:
+            return result
+        outputs, state = result
+        return devices.in_rows(outputs), state
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run one training step, as `keras.Model.train_on_batch` does."""
+        x, y, sample_weight = self._filled(x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Evaluate one batch, as `keras.Model.test_on_batch` does."""
+        x, y, sample_weight = self._filled(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predict one batch: the rows of this process."""
+        if not self.distributed:
+            return super().predict_on_batch(x)
+        rows = len(next(iter(x.values())))
+        filled = devices.shared_out(self._filled(x)[0])
+        return keras.tree.map_structure(lambda v: v[:rows], super().predict_on_batch(filled))
+
+    def _filled(self, *batch: Any) -> Any:
+        if not self.distributed:
+            return batch
+        rows, parts = len(next(iter(batch[0].values()))), devices.parts()
+        length = int(devices.of_every_process(math.ceil(rows / parts) * parts).max())
+        return fill(batch, length)
+
+
+def _split(data: Any, share: float) -> tuple[Any, Any]:
+    """Return the first rows of arrays, and the last share of them, as Keras' trainer does."""
+    arrays = [v for v in keras.tree.flatten(data) if v is not None]
+    rows = len(arrays[0])
+    at = math.floor(rows * (1 - share))
+    if not 0 < at < rows or not all(isinstance(v, np.ndarray) for v in arrays):
+        raise ValueError(
+            "`validation_split` should leave rows of arrays on both sides. "
+            f"Received: {share} of {rows} rows of {type(arrays[0]).__name__}"
+        )
+    sides = [
+        keras.tree.map_structure(lambda v, s=side: None if v is None else v[s], data)
+        for side in (slice(at), slice(at, None))
+    ]
+    return tuple(sides[0]), tuple(sides[1])
