@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which loads TensorFlow
+
 import numpy as np
 
 from mtl.benchmark.command import check_folder, write_json

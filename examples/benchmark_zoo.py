@@ -7,9 +7,15 @@ count, after the first epoch.
 """
 
 import argparse
+import os
 import statistics
 import time
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which loads TensorFlow
+
+import mtl  # noqa: F401
+
+# isort: split
 import keras
 import pandas as pd
 

@@ -10,6 +10,11 @@ import argparse
 import os
 import time
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which loads TensorFlow
+
+import mtl  # noqa: F401
+
+# isort: split
 import keras
 import numpy as np
 

@@ -572,6 +572,12 @@ def ask(model, x, y, groups=None, **options):
     return inspection.permutation_importance(model, x, y, groups, **options)
 
 
+def test_importance_refuses_other_numbers_of_labels_before_it_predicts():
+    model = toy.build("SharedBottom")
+    with pytest.raises(ValueError, match=r"`y\['task_1'\]` should have as many rows as `x`, 24"):
+        ask(model, toy.features(), [y[:-1] for y in toy.labels()])
+
+
 def test_importance_is_the_loss_of_the_headline_by_hand():
     model = toy.randomize(
         toy.build("SharedBottom", task_names=["zeta", "a"], task_types=["binary", "regression"])

@@ -82,7 +82,7 @@ def permutation_importance(
     rows = len(next(iter(inputs.values())))
     if not rows:
         raise ValueError("`x` should hold at least one row. Received: 0 rows.")
-    labels, weights = labels_and_weights(model, y, sample_weight)
+    labels, weights = labels_and_weights(model, y, sample_weight, rows)
     headlines = [HEADLINES[task.type] for task in model.tasks]
 
     def scores(given: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:

@@ -301,7 +301,7 @@ def _compile_options(
         options["loss"] = spread.spread_losses(tasks, options["loss"])[k]
     for name in ("metrics", "weighted_metrics"):
         if options.get(name) is not None:
-            options[name] = spread.spread_metrics(tasks, name, options[name])[k]
+            options[name] = spread.metric_lists(tasks, name, options[name])[k]
     return options
 
 

@@ -152,10 +152,10 @@ def scores_of(
 
 
 def labels_and_weights(
-    model: MultiTaskModel, y: Any, sample_weight: Any
+    model: MultiTaskModel, y: Any, sample_weight: Any, rows: int | None = None
 ) -> tuple[list[Any], list[Any]]:
     """Return each task's labels, and each task's weights or None, in task order."""
-    labels = checks.as_list(labels_of.check_labels(model.tasks, y))
+    labels = checks.as_list(labels_of.check_labels(model.tasks, y, rows=rows))
     weights = labels_of.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
     if weights is None or len(model.tasks) == 1:
         weights = [weights] * len(model.tasks)

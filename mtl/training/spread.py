@@ -60,32 +60,48 @@ def spread_loss_weights(tasks: Sequence[Task], loss_weights: Any) -> list[float]
 
 
 def spread_metrics(
-    tasks: Sequence[Task], argument: str, metrics: Any, kinds: Sequence[Kind | None] | None = None
+    tasks: Sequence[Task], argument: str, metrics: Any, kinds: Sequence[Kind | None]
 ) -> Any:
-    """Return one list of metrics per task, or None.
+    """Return one list of metrics per task, as Keras takes them, or None.
 
     Args:
         tasks: the model's tasks.
         argument: str. Name of the argument, for errors.
-        metrics: one metric or a flat list of metrics for every task, a list with one entry (a
-            metric or a list of them) per task, a dict by task name, `"default"`, or None.
-        kinds: what each task's loss takes, where it is known: "default" goes by it. Defaults to
-            None.
+        metrics: as in `metric_lists`.
+        kinds: what each task's loss takes, None for any labels; "default" goes by it.
 
     Returns:
         A list of lists, or a flat list for a single task, or None. A metric object that serves
         several tasks is copied: each task needs a state of its own.
 
     Raises:
-        ValueError: a dict names an unknown task, or a nested list has another number of entries.
+        ValueError: a dict names an unknown task, a nested list has another number of entries, or
+            an AUC for a task that has none.
     """
     if metrics is None:
         return None
-    if isinstance(metrics, str) and metrics == "default":
-        entries: list[Any] = [
-            _default_metric(*pair) for pair in zip(tasks, kinds or [None] * len(tasks), strict=True)
-        ]
-    elif isinstance(metrics, Mapping):
+    lists = [
+        [_own(task, argument, metric, kind, index) for metric in metrics_of_task]
+        for index, (task, kind, metrics_of_task) in enumerate(
+            zip(tasks, kinds, metric_lists(tasks, argument, metrics), strict=True)
+        )
+    ]
+    return lists if len(tasks) > 1 else lists[0]
+
+
+def metric_lists(tasks: Sequence[Task], argument: str, metrics: Any) -> list[list[Any]]:
+    """Return one list of metrics per task, as they were given.
+
+    Args:
+        tasks: the model's tasks.
+        argument: str. Name of the argument, for errors.
+        metrics: one metric or a flat list of metrics for every task, a list with one entry (a
+            metric or a list of them) per task, or a dict by task name. `"default"` is a metric.
+
+    Raises:
+        ValueError: a dict names an unknown task, or a nested list has another number of entries.
+    """
+    if isinstance(metrics, Mapping):
         entries = _entries(tasks, argument, metrics)
     elif not isinstance(metrics, (list, tuple)):
         entries = [metrics] * len(tasks)
@@ -93,11 +109,7 @@ def spread_metrics(
         entries = _entries(tasks, argument, metrics)
     else:
         entries = [metrics] * len(tasks)
-    lists = [
-        [_own(task, metric, index) for metric in checks.as_list(entry)]
-        for index, (task, entry) in enumerate(zip(tasks, entries, strict=True))
-    ]
-    return lists if len(tasks) > 1 else lists[0]
+    return [checks.as_list(entry) for entry in entries]
 
 
 def by_task(tasks: Sequence[Task], argument: str, values: Any) -> list[Any] | None:
@@ -202,9 +214,26 @@ def _entries(tasks: Sequence[Task], argument: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def _own(task: Task, metric: Any, index: int) -> Any:
+def _own(task: Task, argument: str, metric: Any, kind: Kind | None, index: int) -> Any:
     """Return a task's own metric: a copy for every task but the first, and our AUC by its name."""
-    if isinstance(metric, str) and metric.lower() == "auc" and task.type == "binary":
+    if isinstance(metric, str) and metric == "default":
+        metric = _default_metric(task, kind)
+    named = isinstance(metric, str) and metric.lower() == "auc"
+    if named or isinstance(metric, (keras.metrics.AUC, StreamingAUC)):
+        _check_auc(task, argument, metric, kind)
+    if named and task.type == "binary":
         return StreamingAUC(name=metric)
     copied = index and isinstance(metric, keras.metrics.Metric)
     return type(metric).from_config(metric.get_config()) if copied else metric
+
+
+def _check_auc(task: Task, argument: str, metric: Any, kind: Kind | None) -> None:
+    """Raise a ValueError for a task whose labels aren't 0 and 1: the number would be senseless."""
+    classes = task.type == "multiclass" and kind is not None and kind.form == "classes"
+    if classes or task.type in ("regression", "lifetime_value"):
+        name = metric if isinstance(metric, str) else metric.name
+        raise ValueError(
+            f"`{argument}` should hold an AUC for binary tasks and labels alone: give a dict by "
+            f"task name, or 'default'. Received: {name!r} for {task.name!r}, a task of type "
+            f"{task.type!r}"
+        )

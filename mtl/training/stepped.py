@@ -37,18 +37,23 @@ _for_now: ContextVar[Mapping[tuple[int, str], Any]] = ContextVar(
 )
 
 
-def _by_mask(name: str) -> Any:
-    """Return a property that is another for data with, and without, missing labels.
+def _by_setting(name: str) -> Any:
+    """Return a property that is another for each setting that functions are compiled for.
 
-    Functions are compiled for one or the other. Both are kept: data may come in chunks of which
-    some have missing labels, and evaluation in one thread leaves training in another alone.
+    That is data with, or without, missing labels, and on TensorFlow the number of steps in a
+    call. All are kept: data may come in chunks of which some have missing labels or a callback
+    that watches batches, and evaluation in one thread leaves training in another alone.
     """
 
+    def key(self: Any) -> tuple[Any, ...]:
+        in_graph = keras.backend.backend() == "tensorflow"
+        return name, self.masked, self.steps_per_execution if in_graph else None
+
     def get(self: Any) -> Any:
-        return self._kept.get((name, self.masked))
+        return self._kept.get(key(self))
 
     def put(self: Any, value: Any) -> None:
-        self._kept[name, self.masked] = value
+        self._kept[key(self)] = value
 
     return property(get, put)
 
@@ -64,9 +69,9 @@ class SteppedModel(WholeSteps):
     _full_batches_by_xla = False  # until `compile` decides
     _has_step_variables = False
     _auto_steps = False
-    train_function = _by_mask("train_function")
-    test_function = _by_mask("test_function")
-    _step = _by_mask("step")
+    train_function = _by_setting("train_function")
+    test_function = _by_setting("test_function")
+    _step = _by_setting("step")
 
     @property
     def _kept(self) -> dict[Any, Any]:
@@ -107,9 +112,8 @@ class SteppedModel(WholeSteps):
         return self._for_a_while("steps", number)
 
     def _forget_functions(self) -> None:
-        for name in ("train_function", "test_function", "step"):
-            for masked in (True, False):
-                self._kept.pop((name, masked), None)
+        for key in [key for key in self._kept if isinstance(key, tuple)]:
+            del self._kept[key]
 
     @property
     def lazy(self) -> bool:
@@ -205,10 +209,7 @@ class SteppedModel(WholeSteps):
         number = 1
         if plain and not self._under_strategy:
             number = pace.steps_at_once(self, batch_size, callbacks)
-        if number != self.steps_per_execution:
-            self.steps_per_execution = number
-            if keras.backend.backend() == "tensorflow":  # whose functions hold the number
-                self._forget_functions()
+        self.steps_per_execution = number
 
     @property
     def _steps_in_functions(self) -> int:

@@ -84,10 +84,10 @@ class TaskTrainer(TaskData):
             metrics: one metric, or a list of metrics, for every task; or a list with one entry
                 per task; or a dict by task name. `"default"` gives each task the metric of its
                 type: AUC, mean absolute error, or accuracy. "AUC", of a binary task, is
-                `mtl.metrics.StreamingAUC`, which sees rare events. A function should return a
-                number for each row: of one that returns a number for a batch, such as the root of
-                a mean, the log is the mean over rows where labels are missing or rows have
-                weights, which is said once. Defaults to None.
+                `mtl.metrics.StreamingAUC`, which sees rare events; tasks whose labels aren't 0 or 1
+                refuse an AUC. A function should return a number for each row: of one that returns a
+                number for a batch, such as the root of a mean, the log is the mean over rows where
+                labels are missing or rows have weights, which is said once. Defaults to None.
             weighted_metrics: as `metrics`, for metrics that see the sample weights.
             run_eagerly: bool. Whether to run without compiling. Defaults to False.
             steps_per_execution: int or `"auto"`. Batches per call of the compiled function. Keras'
@@ -110,8 +110,8 @@ class TaskTrainer(TaskData):
 
         Raises:
             TypeError: a joint loss or balancer of a wrong type.
-            ValueError: a dict names an unknown task, a list has not one entry per task, or the
-                balancer can't serve this model.
+            ValueError: a dict names an unknown task, a list has not one entry per task, an AUC for
+                a task that has none, or the balancer can't serve this model.
         """
         losses = spread.spread_losses(self.tasks, loss)
         loss_weights = spread.spread_loss_weights(self.tasks, loss_weights)

@@ -60,6 +60,27 @@ def test_weights_shapes_and_extremes() -> None:
     assert np.isnan(float(metric.result()))
 
 
+@pytest.mark.parametrize(("center", "spread"), [(0, 3), (-18, 3), (0, 20), (14, 1)])
+def test_predictions_that_float32_tells_apart_are_told_apart(center: float, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=100_000)
+    y = (rng.random(len(z)) < 1 / (1 + np.exp(-z))).astype("float32")
+    p = (1 / (1 + np.exp(-(center + spread * z)))).astype("float32")
+    weight = rng.random(len(z)).astype("float32")
+    exact = roc_auc_score(y, p, sample_weight=weight)
+    assert streamed(y, p, weight) == pytest.approx(exact, abs=2e-5)
+
+
+def test_weights_of_any_size_and_predictions_that_are_nan() -> None:
+    y, p = rare(0.1, 5000)
+    for scale in (1e-20, 1e20):
+        weight = np.full(5000, scale, "float32")
+        assert streamed(y, p, weight) == pytest.approx(roc_auc_score(y, p), abs=1e-4)
+    for nan in (slice(7, 8), slice(None)):
+        p[nan] = np.nan
+        assert np.isnan(streamed(y, p))
+
+
 @pytest.mark.parametrize("metrics", ["default", "AUC", ["auc"], {"cvr": ["AUC"]}])
 def test_by_name_it_is_the_one_of_models(metrics: Any, tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(0)
@@ -94,3 +115,23 @@ def test_other_types_and_objects_keep_keras_own() -> None:
     y = [toy.labels()[0], np.random.default_rng(0).integers(0, 2, (24, 3)).astype("float32")]
     logs = model.evaluate(toy.features(), y, verbose=0, return_dict=True)
     assert {"task_1_mine", "task_2_AUC"} <= set(logs)
+
+
+def test_default_may_be_one_of_several() -> None:
+    types = ["binary", ("multiclass", 3)]
+    model = toy.build("MMoE", task_types=types)
+    losses = ["binary_crossentropy", "categorical_crossentropy"]
+    y = [toy.labels()[0], np.eye(3, dtype="float32")[np.arange(24) % 3]]
+    for metrics in ({"task_1": ["default", "accuracy"], "task_2": "default"}, [["default"]]):
+        model.compile("sgd", loss=losses, metrics=metrics, **toy.QUICK)
+        logs = model.evaluate(toy.features(), y, verbose=0, return_dict=True)
+        assert {"task_1_AUC", "task_2_categorical_accuracy"} <= set(logs)
+
+
+@pytest.mark.parametrize("metric", ["AUC", keras.metrics.AUC(), StreamingAUC()])
+@pytest.mark.parametrize("kind", ["regression", "lifetime_value", ("multiclass", 3)])
+def test_it_is_refused_where_labels_are_not_0_and_1(kind: Any, metric: Any) -> None:
+    model = toy.build("MMoE", task_types=["binary", kind])
+    with pytest.raises(ValueError, match=r"`metrics` should hold an AUC .* 'AUC' .*'task_2'|'auc'"):
+        model.compile("sgd", metrics=metric)
+    model.compile("sgd", metrics={"task_1": metric})
