@@ -102,7 +102,7 @@ def whole(variable: Any) -> np.ndarray:
 def put(variable: Any, values: Any) -> None:
     """Give a variable all of its rows."""
     values = np.asarray(values)
-    missing = variable.shape[0] - len(values) if variable.shape else 0
+    missing = variable.shape[0] - len(values) if len(variable.shape) else 0
     if missing and getattr(variable, "real_rows", None) == len(values):
         values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
     variable.assign(values)
