@@ -1,5 +1,6 @@
 """What a trained model does inside, and whether its tasks help or harm each other."""
 
+from mtl.inspection.collectives import collectives
 from mtl.inspection.gates import dead_experts, expert_utilization, gate_entropy, gate_weights
 from mtl.inspection.gradients import gradient_conflict
 from mtl.inspection.importance import permutation_importance
@@ -16,6 +17,7 @@ from mtl.inspection.transfer import negative_transfer
 
 __all__ = [
     "GateMonitor",
+    "collectives",
     "dead_experts",
     "expert_utilization",
     "gate_entropy",

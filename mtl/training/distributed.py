@@ -100,12 +100,12 @@ class DistributedModel(keras.Model):
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """Run one training step, as `keras.Model.train_on_batch` does."""
-        x, y, sample_weight = self._filled(x, y, sample_weight)
+        x, y, sample_weight = self.filled(x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, **kwargs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does."""
-        x, y, sample_weight = self._filled(x, y, sample_weight)
+        x, y, sample_weight = self.filled(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
@@ -113,10 +113,11 @@ class DistributedModel(keras.Model):
         if not self.distributed:
             return super().predict_on_batch(x)
         rows = len(next(iter(x.values())))
-        filled = devices.shared_out(self._filled(x)[0])
+        filled = devices.shared_out(self.filled(x)[0])
         return keras.tree.map_structure(lambda v: v[:rows], super().predict_on_batch(filled))
 
-    def _filled(self, *batch: Any) -> Any:
+    def filled(self, *batch: Any) -> Any:
+        """Return a batch in a length that the devices can share."""
         if not self.distributed:
             return batch
         rows, parts = len(next(iter(batch[0].values()))), devices.parts()
