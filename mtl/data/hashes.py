@@ -32,6 +32,20 @@ class Hashes:
 
     size: int
     kinds: tuple[str, ...] = ()
+    missing_id = 0
+
+    @property
+    def dtype(self) -> str:
+        """The type of a tensor of its values: "string" or "int64".
+
+        Raises:
+            ValueError: no type holds all values.
+        """
+        if set(self.kinds) <= {"strings"}:
+            return "string"
+        if set(self.kinds) <= {"booleans", "integers"}:
+            return "int64"
+        raise ValueError(f"strings, or integers. Received: {', '.join(self.kinds)}")
 
     def count(self, name: str, column: pd.Series[Any]) -> Counter[Any]:
         """Return the kinds of a column's values, which are all there is to learn."""

@@ -166,8 +166,12 @@ class TableEncoder:
         self.columns = learn(data, self.columns, learners, verbose)
         self._fitted = True
 
-    def _encoded(self, frame: pd.DataFrame) -> dict[str, Encoded]:
-        return {name: column.encode(frame[name]) for name, column in self.columns.items()}
+    def _encoded(
+        self, frame: pd.DataFrame, columns: Iterable[str] | None = None
+    ) -> dict[str, Encoded]:
+        names = list(self.columns if columns is None else columns)
+        check_frame(frame, names)
+        return {name: self.columns[name].encode(frame[name]) for name in names}
 
     def fit_parquet(self, path: Any, verbose: int = 1) -> TableEncoder:
         """Learn vocabularies and scalings from Parquet files, a row group at a time.
@@ -190,7 +194,9 @@ class TableEncoder:
         self._learn(path, exact=False, verbose=verbose)
         return self
 
-    def transform(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    def transform(
+        self, frame: pd.DataFrame, columns: Iterable[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
         """Encode a frame with what was learnt in fit.
 
         A value that fit didn't see is unknown without a word: that is what id 0 is for. Values of
@@ -199,6 +205,7 @@ class TableEncoder:
 
         Args:
             frame: pd.DataFrame of N rows. Columns not listed are ignored.
+            columns: list of str, or None. The columns to encode. Defaults to None: all.
 
         Returns:
             A dict of arrays of N rows by name, in the order of `feature_columns`: (N,) int32 ids of
@@ -211,8 +218,7 @@ class TableEncoder:
             ValueError: a column is missing or infinite.
         """
         self._check_fitted("transform")
-        check_frame(frame, list(self.columns))
-        encoded = self._encoded(frame)
+        encoded = self._encoded(frame, columns)
         strange = [
             f"{kind_of(found.strange)} such as {found.strange!r} in {name!r}, fitted on "
             f"{self.columns[name].fitted_on} ({found.unknown.mean():.3g} of it unknown)"
@@ -282,7 +288,6 @@ class TableEncoder:
             ValueError: a column is missing or infinite.
         """
         self._check_fitted("report")
-        check_frame(frame, list(self.columns))
         rows = {
             name: (*one.shares, self.columns[name].fitted_on, one.received)
             for name, one in self._encoded(frame).items()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 Category = bool | int | float | str
+_EXACT = 2**53  # up to which floats hold every integer
 KINDS = ("booleans", "integers", "floats", "strings")
 
 
@@ -44,6 +45,24 @@ class Vocabulary:
     def size(self) -> int:
         """Number of ids, the unknown one included: the `vocabulary_size` of a `SparseFeat`."""
         return 1 + len(self.categories) + self.missing
+
+    @property
+    def dtype(self) -> str:
+        """The type of a tensor of its values: "string", "float64", or, if need be, "int64".
+
+        Floats hold missing values, and integers that arrive as floats.
+
+        Raises:
+            ValueError: no type holds all values.
+        """
+        strings = [value for value in self.categories if isinstance(value, str)]
+        if len(strings) == len(self.categories):
+            return "string"
+        if not strings and all(-_EXACT <= value <= _EXACT for value in self.categories):  # type: ignore[operator]
+            return "float64"
+        if not strings and set(self.kinds) <= {"booleans", "integers"}:
+            return "int64"
+        raise ValueError(f"one kind of values. Received: {', '.join(self.kinds)}")
 
     @property
     def missing_id(self) -> int:
