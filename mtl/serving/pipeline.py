@@ -167,8 +167,9 @@ class Pipeline:
         those of `model.export`. What `encoder.transform` refuses, such as infinite numbers, gives
         scores without meaning.
 
-        A SavedModel has another signature, "serve_ids", that takes what the encoder gives. An
-        ONNX file tells its inputs and tasks as JSON under "mtl" in its metadata (see `describe`).
+        A SavedModel has another signature, "serve_ids", that takes what the encoder gives. A file
+        tells its inputs and tasks in JSON (see `describe`): ONNX under "mtl" in its metadata, a
+        SavedModel in "assets.extra/mtl.json".
 
         Args:
             path: str or path. A folder for a SavedModel, a file for ONNX; an older one is replaced.
@@ -188,21 +189,20 @@ class Pipeline:
                 f"take ids, by `pipeline.model.export`{advice}. Received: {format!r}"
             )
         check_export(self.model.feature_columns, format)
-        inputs = self._raw_inputs(missing)
-        target = Path(path)
-        if format == "tf_saved_model":
-            with atomic_folder(target, "saved_model.pb") as folder:
-                export_saved_model(folder, self.model, self.columns, inputs)
-            return
         hashed = [name for name, column in self.columns.items() if column.settings.get("hash")]
-        if hashed:
+        if hashed and format == "onnx":
             raise ValueError(
                 "`format='onnx'` should be used without hashed columns, for ONNX has no such "
                 "operation: list their values (leave out `hash`), or export a SavedModel. "
                 f"Received: hash for {hashed}"
             )
-        with atomic_path(target) as file:
-            export_onnx(file, self.model, self.columns, inputs, self.describe(missing))
+        given = self.model, self.columns, self._raw_inputs(missing), self.describe(missing)
+        if format == "onnx":
+            with atomic_path(Path(path)) as file:
+                export_onnx(file, *given)
+        else:
+            with atomic_folder(Path(path), "saved_model.pb") as folder:
+                export_saved_model(folder, *given)
 
     def describe(self, missing: str = "") -> dict[str, Any]:
         """Return what the pipeline is, as a JSON-compatible dict.

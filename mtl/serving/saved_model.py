@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,22 @@ _OF_IDS = "serve_ids"
 
 
 def export_saved_model(
-    path: Path, model: Any, columns: Mapping[str, Any], inputs: Sequence[RawInput]
+    path: Path,
+    model: Any,
+    columns: Mapping[str, Any],
+    inputs: Sequence[RawInput],
+    description: Mapping[str, Any],
 ) -> None:
     """Write a SavedModel whose signature "serving_default" takes raw columns.
 
     Another one, "serve_ids", takes what the encoder makes of them, as that of `model.export`.
+
+    Args:
+        path: Path. The folder.
+        model: a model of `mtl.models`.
+        columns: dict from name to fitted column.
+        inputs: list of `RawInput`.
+        description: dict. What the file should tell of itself, in "assets.extra/mtl.json".
     """
     import tensorflow as tf
 
@@ -49,6 +61,10 @@ def export_saved_model(
     for name in _ENDPOINTS:
         archive.add_endpoint(name, served)
     archive.write_out(str(path), verbose=False)
+    extra = path / "assets.extra"  # which servers leave alone
+    extra.mkdir()
+    content = json.dumps(description, ensure_ascii=False)
+    (extra / "mtl.json").write_text(content, encoding="utf-8")
 
 
 class TensorFlowOps:

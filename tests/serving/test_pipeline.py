@@ -374,6 +374,8 @@ def test_a_chosen_marker_stands_for_missing_strings(tmp_path: pathlib.Path) -> N
 
     x = {k: tf.constant(v) for k, v in served(pipeline, frame, "<none>").items()}
     assert x["city"][2].numpy() == b"<none>"
+    told = json.loads((tmp_path / "saved" / "assets.extra" / "mtl.json").read_text())
+    assert told == pipeline.describe("<none>")
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     for name, column in loaded.serve(x).items():
         names = [n for n in pipeline.predict(frame) if n.replace(" ", "_").startswith(name)]
