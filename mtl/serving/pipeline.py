@@ -26,7 +26,7 @@ from mtl.serving.saved_model import export_saved_model
 from mtl.training.model import MultiTaskModel
 
 _FORMAT, _VERSION = "mtl.Pipeline", 1
-_MANIFEST, _ENCODER, _MODEL = "manifest.json", "encoder.json", "model.keras"
+MANIFEST, _ENCODER, _MODEL = "manifest.json", "encoder.json", "model.keras"
 _VALUE = ("", "_positive", "_mu", "_sigma")  # what a lifetime value's columns end with
 
 
@@ -117,14 +117,14 @@ class Pipeline:
         Raises:
             ValueError: something else than a pipeline is there.
         """
-        with atomic_folder(Path(folder), _MANIFEST) as temporary:
+        with atomic_folder(Path(folder), MANIFEST) as temporary:
             self.model.save(temporary / _MODEL)
             self.encoder.save(temporary / _ENCODER)
             files = {name: _digest(temporary / name) for name in (_MODEL, _ENCODER)}
             manifest = {
                 "format": _FORMAT, "version": _VERSION, **self.describe(), "files": files
             }  # fmt: skip
-            (temporary / _MANIFEST).write_text(
+            (temporary / MANIFEST).write_text(
                 json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8"
             )
 
@@ -141,7 +141,7 @@ class Pipeline:
         if not path.exists():
             raise FileNotFoundError(f"`folder` should hold a pipeline. Received: {str(path)!r}")
         try:
-            manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             _check_manifest(manifest)
             for name, digest in manifest["files"].items():
                 if not (path / name).is_file() or _digest(path / name) != digest:
@@ -306,7 +306,7 @@ def _series(values: Any) -> Any:
 def _check_manifest(manifest: Any) -> None:
     """Raise a ValueError unless this release reads such a pipeline."""
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ValueError(f"{_MANIFEST} is that of no pipeline")
+        raise ValueError(f"{MANIFEST} is that of no pipeline")
     version = manifest.get("version")
     if not isinstance(version, int) or version > _VERSION:
         raise ValueError(
@@ -314,7 +314,7 @@ def _check_manifest(manifest: Any) -> None:
             f"use mtl {manifest.get('versions', {}).get('mtl')} or later"
         )
     if set(manifest["files"]) != {_MODEL, _ENCODER}:
-        raise ValueError(f"{_MANIFEST} should list {_MODEL} and {_ENCODER}")
+        raise ValueError(f"{MANIFEST} should list {_MODEL} and {_ENCODER}")
 
 
 def _digest(path: Path) -> str:
