@@ -14,7 +14,7 @@ import keras
 from mtl import checks
 from mtl.data import arrow
 from mtl.data.files import atomic_path
-from mtl.data.parquet import ParquetTable
+from mtl.data.parquet import ParquetTable, import_pyarrow
 from mtl.models import extract_task
 from mtl.serving.pipeline import MANIFEST, Pipeline
 
@@ -62,6 +62,7 @@ def score_files(
         ValueError: no pipeline, an unknown task, files of one name, a damaged file, or a column
             that is absent, of a wrong type, or named as the scores are.
     """
+    import_pyarrow()
     pipeline = Pipeline.load(folder)
     names = _check_tasks(pipeline, tasks)
     keep = checks.entries("columns", columns, "a list of column names")
