@@ -42,8 +42,7 @@ def export_onnx(
     of_ids = compose.add_prefix(of_ids, _PREFIX, rename_outputs=False)
     versions = {one.domain: one.version for one in of_ids.opset_import}
     opsets = [helper.make_opsetid(*one) for one in {**versions, ML: ML_VERSION}.items()]
-    del of_ids.opset_import[:]
-    of_ids.opset_import.extend(opsets)
+    _set_opsets(of_ids, opsets)
     of_ids.ir_version = max(of_ids.ir_version, _IR_VERSION)
     encoder = helper.make_model(
         _encoder(model, columns, inputs), opset_imports=opsets, ir_version=of_ids.ir_version
@@ -51,9 +50,15 @@ def export_onnx(
     names = input_names(model.input).values()
     pairs = [(f"{_ENCODED}{name}", f"{_PREFIX}{name}") for name in names]
     whole = compose.merge_models(encoder, of_ids, pairs)
+    _set_opsets(whole, opsets)  # of which it has two of each
     helper.set_model_props(whole, {"mtl": json.dumps(description, ensure_ascii=False)})
     onnx.checker.check_model(whole)
     onnx.save(whole, str(path))
+
+
+def _set_opsets(model: Any, opsets: Sequence[Any]) -> None:
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
 
 
 def _encoder(model: Any, columns: Mapping[str, Any], inputs: Sequence[RawInput]) -> Any:

@@ -405,9 +405,12 @@ def test_what_can_not_be_served_raw_is_refused(pipeline: Pipeline, tmp_path: pat
 def test_an_onnx_file_tells_its_inputs_and_tasks(
     pipeline: Pipeline, tmp_path: pathlib.Path
 ) -> None:
+    import onnx
     import onnxruntime
 
     pipeline.export(tmp_path / "model.onnx", format="onnx")
+    domains = [one.domain for one in onnx.load(tmp_path / "model.onnx").opset_import]
+    assert sorted(domains) == ["", "ai.onnx.ml"]  # each once, as tools expect
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     told = json.loads(session.get_modelmeta().custom_metadata_map["mtl"])
     assert told == json.loads(json.dumps(pipeline.describe()))
