@@ -207,6 +207,8 @@ def test_examples_set_the_log_level_before_they_import_mtl():
         ]
         if path.name.startswith(("benchmark_", "profile_")):
             continue  # measure in processes of their own, whose log they keep
+        if not loads:
+            continue
         level = next(i for i, line in enumerate(lines) if LEVEL in line)
         assert 'setdefault("TF_CPP_MIN_LOG_LEVEL", "3")' in lines[level], path
         assert level < loads[0], path

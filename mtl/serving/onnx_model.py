@@ -56,6 +56,19 @@ def export_onnx(
     onnx.save(whole, str(path))
 
 
+def quantize_onnx(path: Path) -> None:
+    """Give the products and tables of an ONNX file weights of 8 bits; the file is rewritten."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(str(path))
+    told = {one.key: one.value for one in model.metadata_props}
+    quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True)
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, told)
+    onnx.save(model, str(path))
+
+
 def _set_opsets(model: Any, opsets: Sequence[Any]) -> None:
     del model.opset_import[:]
     model.opset_import.extend(opsets)

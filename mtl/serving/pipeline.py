@@ -20,7 +20,7 @@ from mtl.data.files import atomic_folder, atomic_path
 from mtl.features import DenseFeat, VarLenSparseFeat
 from mtl.metrics import evaluate_tasks
 from mtl.serving.export import check_export, input_names
-from mtl.serving.onnx_model import export_onnx
+from mtl.serving.onnx_model import export_onnx, quantize_onnx
 from mtl.serving.raw import RawInput, raw_inputs
 from mtl.serving.saved_model import export_saved_model
 from mtl.training.model import MultiTaskModel
@@ -156,7 +156,11 @@ class Pipeline:
         return cls(encoder, keras.models.load_model(path / _MODEL))
 
     def export(
-        self, path: str | os.PathLike[str], format: str = "tf_saved_model", missing: str = ""
+        self,
+        path: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        missing: str = "",
+        quantize: bool = False,
     ) -> None:
         """Write a file for servers that takes raw columns and gives scores by task.
 
@@ -176,6 +180,9 @@ class Pipeline:
             format: str. `"tf_saved_model"` (on TensorFlow and JAX) or `"onnx"` (on TensorFlow).
                 Defaults to `"tf_saved_model"`.
             missing: str. What stands for a missing string. Defaults to `""`.
+            quantize: bool. Whether an ONNX file has weights of 8 bits, by ONNX Runtime's own tool:
+                a smaller file, faster where layers are wide, whose scores are a little others.
+                Defaults to False.
 
         Raises:
             ImportError: the ONNX converter isn't installed.
@@ -188,6 +195,8 @@ class Pipeline:
                 "`format` should be 'tf_saved_model' or 'onnx' to take raw rows; other formats "
                 f"take ids, by `pipeline.model.export`{advice}. Received: {format!r}"
             )
+        if quantize and format != "onnx":
+            raise ValueError(f"`quantize` needs `format='onnx'`. Received: format={format!r}")
         check_export(self.model.feature_columns, format)
         hashed = [name for name, column in self.columns.items() if column.settings.get("hash")]
         if hashed and format == "onnx":
@@ -200,6 +209,8 @@ class Pipeline:
         if format == "onnx":
             with atomic_path(Path(path)) as file:
                 export_onnx(file, *given)
+                if quantize:
+                    quantize_onnx(file)
         else:
             with atomic_folder(Path(path), "saved_model.pb") as folder:
                 export_saved_model(folder, *given)

@@ -21,6 +21,7 @@ from mtl.serving import Pipeline
 
 ROWS = 200
 TASKS = {"a click": "binary", "why": ("multiclass", 3), "spent": "lifetime_value"}
+OUTPUTS = ["a_click", "why", "spent"]
 FORMATS = {"tensorflow": ["tf_saved_model", "onnx"], "jax": ["tf_saved_model"]}.get(toy.BACKEND, [])
 
 pytestmark = [
@@ -52,6 +53,7 @@ def log(seed: int = 0) -> pd.DataFrame:
     frame["history"] = ["|".join(f"i{i}" for i in rng.integers(0, 15, n % 9)) for n in range(ROWS)]
     frame["shops"] = [",".join(map(str, rng.integers(0, 8, n % 4))) for n in range(ROWS)]
     frame["seen"] = [rng.integers(0, 9, n % 6).tolist() for n in range(ROWS)]
+    frame["tags"] = [rng.choice(["x", "y z", "ü"], n % 3).tolist() for n in range(ROWS)]
     return frame
 
 
@@ -69,6 +71,9 @@ def strange(seed: int = 1) -> pd.DataFrame:
         ]
     ):  # fmt: skip
         frame.loc[i :: 15 + i, name] = value
+    frame["tags"] = [
+        ["new", None, *row] if i % 4 == 0 else row for i, row in enumerate(frame["tags"])
+    ]
     frame["seen"] = [None if i % 7 == 0 else [99, *row] for i, row in enumerate(frame["seen"])]
     return frame
 
@@ -90,6 +95,7 @@ def encoder(**hashed: Any) -> TableEncoder:
             "history": {"separator": "|", "vocabulary": "item", "maxlen": 4},
             "shops": {"separator": ",", "vocabulary": "shop", "maxlen": 2},
             "seen": {"maxlen": 3},
+            "tags": {"maxlen": 2},
         },
         times={"when": {"parts": ["month", "day", "weekday", "hour", "minute", "days"]}},
         bins=4,
@@ -125,9 +131,11 @@ def served(pipeline: Pipeline, frame: pd.DataFrame, missing: str = "") -> dict[s
             array = values.to_numpy().astype("datetime64[s]").astype(np.int64)
         elif one["rank"] == 2:
             rows = [row or [] for row in values]
-            array = np.full((len(rows), max(map(len, rows))), np.nan)
+            gone = np.nan if one["missing"] is None else one["missing"]
+            kind = object if one["dtype"] == "string" else one["dtype"]
+            array = np.full((len(rows), max(map(len, rows))), gone, dtype=kind)
             for i, row in enumerate(rows):
-                array[i, : len(row)] = row
+                array[i, : len(row)] = [gone if value is None else value for value in row]
         elif one["dtype"] == "string":
             array = values.astype(object).where(values.notna(), one["missing"]).to_numpy()
         else:
@@ -146,9 +154,10 @@ def test_scores_are_named_and_keep_the_index(pipeline: Pipeline) -> None:
     np.testing.assert_array_equal(scores.to_numpy(), np.concatenate(predicted, axis=1))
     arrays = {name: frame[name].to_numpy() for name in frame}
     arrays["seen"] = [list(row) for row in frame["seen"]]
+    arrays["tags"] = frame["tags"].tolist()
     pd.testing.assert_frame_equal(pipeline.predict(arrays), scores.reset_index(drop=True))
     assert pipeline.predict(frame[:0]).shape == (0, 8)
-    assert repr(pipeline) == "Pipeline(14 raw columns; tasks: a click, why, spent)"
+    assert repr(pipeline) == "Pipeline(15 raw columns; tasks: a click, why, spent)"
 
 
 def test_evaluation_is_that_of_encoded_rows(pipeline: Pipeline) -> None:
@@ -313,6 +322,15 @@ np.savez(scores, **served)
 """  # noqa: E501
 
 
+def served_by(folder: pathlib.Path, x: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the scores of a SavedModel, in task order."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    found = loaded.serve({name: tf.constant(value) for name, value in x.items()})
+    return np.concatenate([found[name].numpy() for name in OUTPUTS], axis=1)
+
+
 def scores_elsewhere(
     pipeline: Pipeline, frame: pd.DataFrame, formats: list[str], folder: pathlib.Path
 ) -> dict[str, np.ndarray]:
@@ -352,8 +370,8 @@ def test_hashes_are_served_by_a_saved_model(tmp_path: pathlib.Path) -> None:
          "hash": 20, "maxlen": 3}, "shops": {"separator": ",", "vocabulary": "user"}},
     ).fit(frame)  # fmt: skip
     pipeline = Pipeline(fitted, model_of(fitted))
-    formats = ["tf_saved_model"]
-    scores = scores_elsewhere(pipeline, frame, formats, tmp_path)["tf_saved_model"]
+    pipeline.export(tmp_path / "saved")
+    scores = served_by(tmp_path / "saved", served(pipeline, frame))
     np.testing.assert_allclose(scores, pipeline.predict(frame).to_numpy(), rtol=1e-6, atol=1e-6)
     if toy.BACKEND == "tensorflow":
         with pytest.raises(ValueError, match=r"leave out `hash`.*Received: hash for \['user', 'wo"):
@@ -370,17 +388,12 @@ def test_a_chosen_marker_stands_for_missing_strings(tmp_path: pathlib.Path) -> N
         pipeline.export(tmp_path / "saved")
     frame.loc[2, "history"] = None
     pipeline.export(tmp_path / "saved", missing="<none>")
-    import tensorflow as tf
-
-    x = {k: tf.constant(v) for k, v in served(pipeline, frame, "<none>").items()}
-    assert x["city"][2].numpy() == b"<none>"
     told = json.loads((tmp_path / "saved" / "assets.extra" / "mtl.json").read_text())
     assert told == pipeline.describe("<none>")
-    loaded = tf.saved_model.load(str(tmp_path / "saved"))
-    for name, column in loaded.serve(x).items():
-        names = [n for n in pipeline.predict(frame) if n.replace(" ", "_").startswith(name)]
-        expected = pipeline.predict(frame)[names].to_numpy()
-        np.testing.assert_allclose(column.numpy(), expected, rtol=1e-6, atol=1e-6)
+    x = served(pipeline, frame, "<none>")
+    assert x["city"][2] == "<none>"
+    scores = served_by(tmp_path / "saved", x)
+    np.testing.assert_allclose(scores, pipeline.predict(frame).to_numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_what_can_not_be_served_raw_is_refused(pipeline: Pipeline, tmp_path: pathlib.Path) -> None:
@@ -428,3 +441,26 @@ def test_an_onnx_file_tells_its_inputs_and_tasks(
         x = served(pipeline, log()[:5])
         scores = session.run(None, {name: values[:rows] for name, values in x.items()})
         assert [len(one) for one in scores] == [rows] * 3
+
+
+@pytest.mark.skipif(toy.BACKEND != "tensorflow", reason="exported on TensorFlow only")
+def test_quantized_files_are_small_and_score_nearly_the_same(tmp_path: pathlib.Path) -> None:
+    import onnxruntime
+
+    frame = log()
+    fitted = TableEncoder(["city", "item"], ["age"], embedding_dim=32).fit(frame)
+    pipeline = Pipeline(fitted, model_of(fitted, bottom_dnn_units=(256, 128)))
+    pipeline.export(tmp_path / "whole.onnx", format="onnx")
+    pipeline.export(tmp_path / "small.onnx", format="onnx", quantize=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.onnx", "whole.onnx"]
+    whole, small = (tmp_path / f"{name}.onnx" for name in ("whole", "small"))
+    assert small.stat().st_size < 0.4 * whole.stat().st_size
+    sessions = [onnxruntime.InferenceSession(path) for path in (whole, small)]
+    told = [one.get_modelmeta().custom_metadata_map["mtl"] for one in sessions]
+    assert told[0] == told[1]
+    scores = [one.run(["a_click"], served(pipeline, frame))[0] for one in sessions]
+    assert np.ptp(scores[0]) > 0.5
+    np.testing.assert_allclose(scores[1], scores[0], atol=0.05)
+    assert not np.array_equal(scores[1], scores[0])
+    with pytest.raises(ValueError, match="`quantize` needs `format='onnx'`"):
+        pipeline.export(tmp_path / "saved", quantize=True)
