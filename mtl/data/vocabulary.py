@@ -55,14 +55,14 @@ class Vocabulary:
         Raises:
             ValueError: no type holds all values.
         """
-        strings = [value for value in self.categories if isinstance(value, str)]
-        if len(strings) == len(self.categories):
+        if all(isinstance(value, str) for value in self.categories):
             return "string"
-        if not strings and all(-_EXACT <= value <= _EXACT for value in self.categories):  # type: ignore[operator]
+        whole = [value for value in self.categories if isinstance(value, int)]
+        if all_numbers(self.categories) and all(abs(value) <= _EXACT for value in whole):
             return "float64"
-        if not strings and set(self.kinds) <= {"booleans", "integers"}:
+        if len(whole) == len(self.categories) and all(abs(value) < 2**63 for value in whole):
             return "int64"
-        raise ValueError(f"one kind of values. Received: {', '.join(self.kinds)}")
+        raise ValueError(f"strings, or numbers of 64 bits. Received: {', '.join(self.kinds)}")
 
     @property
     def missing_id(self) -> int:
@@ -71,17 +71,19 @@ class Vocabulary:
 
     @cached_property
     def entries(self) -> dict[Category, int]:
-        """Every value that has an id, and its id: all that looks values up elsewhere needs.
+        """Every value that has an id, and its id: all that looks values up needs, here or elsewhere.
 
-        A decimal is there in 32 bits, too, where that is another number and none of its own.
+        A fraction is there as it arrives in 32 bits, too, and one of 32 bits as it was written,
+        unless that is a value of its own.
         """
-        single = {
-            number: i
-            for decimal, i in self._ids_by_decimal.items()
-            for number in (decimal, float(np.float32(decimal)))
-            if _decimal(number) == decimal
-        }
-        return {**single, **self._ids}
+        twins: dict[Category, int] = {}
+        for value, i in self._ids.items():
+            if kind_of(value) == "floats":
+                with np.errstate(over="ignore"):
+                    single = float(np.float32(value))
+                if not single.is_integer():
+                    twins |= {single: i, _decimal(value): i}
+        return {**twins, **self._ids} if twins else self._ids
 
     @classmethod
     def fit(cls, name: str, column: pd.Series[Any], min_count: int = 1) -> Vocabulary:
@@ -126,7 +128,7 @@ class Vocabulary:
         new = [
             value
             for value, n in counts.items()
-            if n >= min_count and value is not None and value not in self._ids
+            if n >= min_count and value is not None and value not in self.entries
         ]
         categories = (*self.categories, *sorted(new, key=_order))
         if self.missing:
@@ -182,10 +184,6 @@ class Vocabulary:
         return {value: i + 1 + (i in shift) for i, value in enumerate(self.categories)}
 
     @cached_property
-    def _ids_by_decimal(self) -> dict[float, int]:
-        return {_decimal(v): i for v, i in self._ids.items() if kind_of(v) == "floats"}
-
-    @cached_property
     def _numbers_as_text(self) -> set[str]:
         return {str(value) for value in self.categories if not isinstance(value, str)}
 
@@ -196,10 +194,7 @@ class Vocabulary:
 
     def _take(self, codes: npt.NDArray[np.intp], values: list[Any]) -> npt.NDArray[np.int32]:
         # Only the distinct values are looked up; the rows follow by one gather.
-        ids = [self._ids.get(value, 0) for value in values]
-        if self._ids_by_decimal:
-            pairs = zip(ids, values, strict=True)
-            ids = [i or self._ids_by_decimal.get(_decimal(value), 0) for i, value in pairs]
+        ids = [self.entries.get(value, 0) for value in values]
         ids.append(self.missing_id)
         return np.asarray(ids, dtype=np.int32)[codes]
 
@@ -339,7 +334,8 @@ def _decimal(value: Any) -> Any:
         return value
     with np.errstate(over="ignore"):
         single = np.float32(value)
-    return float(str(single)) if single == value else value
+    # As a number of Python, for numpy would compare in 32 bits.
+    return float(str(single)) if float(single) == value else value
 
 
 def all_numbers(values: Iterable[Category | None]) -> bool:

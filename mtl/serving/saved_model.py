@@ -95,7 +95,9 @@ class TensorFlowOps:
     def where(self, condition: Any, x: Any, y: Any) -> Any:
         """Return x where the condition holds, and y elsewhere; one of the two may be a value."""
         dtype = (x if self._tf.is_tensor(x) else y).dtype
-        return self._tf.where(condition, self._tf.cast(x, dtype), self._tf.cast(y, dtype))
+        # Without a type, a number of Python would be one of 32 bits.
+        both = [self._tf.convert_to_tensor(value, dtype) for value in (x, y)]
+        return self._tf.where(condition, *both)
 
     def signed_log(self, x: Any) -> Any:
         """Return sign(x) · log(1 + |x|)."""

@@ -212,6 +212,15 @@ def test_a_fraction_is_the_same_category_in_32_and_64_bits(dtypes):
     assert close.transform(column([0.1, np.float32(0.1)]))["x"].tolist() == [1, 2]
 
 
+def test_other_fractions_that_32_bits_do_not_tell_apart_are_unknown():
+    encoder = TableEncoder(["x"]).fit(column([0.123456789, 0.1234567891]))
+    values = [0.1234567891, 0.1234567892, 0.123456789, 1e-300]
+    assert encoder.transform(column(values))["x"].tolist() == [2, 0, 1, 0]
+    third = TableEncoder(["x"]).fit(column([1 / 3, 0.1, 0.9999999999, 1e-300]))
+    x = third.transform(column(np.array([1 / 3, 0.1, 1, 0], "float32")))
+    assert x["x"].tolist() == [3, 2, 0, 0]  # but what is whole in 32 bits is another number
+
+
 def test_report_tells_unknown_and_missing_shares():
     encoder = TableEncoder(["code", "city"], ["age"]).fit(
         pd.DataFrame({"code": [1, 2], "city": ["a", None], "age": [1.0, 2.0]})

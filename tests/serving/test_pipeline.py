@@ -405,7 +405,7 @@ def test_what_can_not_be_served_raw_is_refused(pipeline: Pipeline, tmp_path: pat
         frame = pd.DataFrame({"x": pd.Series(["a", 1, "b"], dtype=object)})
         fitted = TableEncoder(["x"]).fit(frame)
         mixed = Pipeline(fitted, model_of(fitted))
-        with pytest.raises(ValueError, match="'x' should hold, to be served raw, one kind of val"):
+        with pytest.raises(ValueError, match="'x' should hold, to be served raw, strings, or numb"):
             mixed.export(tmp_path / "x")
         assert mixed.describe()["inputs"] is None
     for format in {"tf_saved_model", "onnx"} - set(FORMATS):
