@@ -71,7 +71,7 @@ class Vocabulary:
 
     @cached_property
     def entries(self) -> dict[Category, int]:
-        """Every value that has an id, and its id: all that looks values up needs, here or elsewhere.
+        """Every value that has an id, and its id: all that is needed to look values up.
 
         A fraction is there as it arrives in 32 bits, too, and one of 32 bits as it was written,
         unless that is a value of its own.
