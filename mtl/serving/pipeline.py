@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+import mtl
 from mtl import checks
 from mtl.data import TableEncoder
 from mtl.data.files import atomic_folder, atomic_path
@@ -233,9 +233,7 @@ class Pipeline:
             inputs = None
         tasks = self.model.tasks
         return {
-            "versions": {
-                "mtl": importlib.metadata.version("keras-mtl"), "keras": keras.__version__
-            },
+            "versions": {"mtl": mtl.__version__, "keras": keras.__version__},
             "inputs": inputs,
             "tasks": [
                 {
