@@ -78,6 +78,13 @@ def one_of(*choices: Any) -> Callable[[str, Any], Any]:
     return check
 
 
+def text_or_none(name: str, value: Any) -> str | None:
+    """Return `value`, a string that isn't empty or None, or raise."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ValueError(f"`{name}` should be a non-empty string or None. Received: {value!r}")
+    return value
+
+
 def as_list(value: Any) -> list[Any]:
     """Return a list or tuple as a list, None as an empty one, anything else as a list of one.
 

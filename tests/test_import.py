@@ -45,7 +45,7 @@ ALLOWED = {
     "metrics": {*TRAINING, "metrics"},
     "calibration": {*TRAINING, "metrics"},
     "inspection": {*MODELS, "metrics", "inspection"},
-    "serving": {*MODELS, "serving"},
+    "serving": {*MODELS, "metrics", "data", "serving"},
     "data": {*COLUMNS, "data"},
     "benchmark": {*TOOLS, "data", "benchmark"},
     "__init__": {*TOOLS, "data", "quiet"},

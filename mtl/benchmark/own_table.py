@@ -197,13 +197,13 @@ def _multiclass(section: Section) -> Reader:
     where = section.where
 
     def read(column: pd.Series[Any], train: Array) -> tuple[Array, Any, float | None]:
-        known = Vocabulary.fit(where, column.iloc[train].dropna())[0]
+        known = Vocabulary.fit(where, column.iloc[train].dropna())
         if len(known.categories) < 2:
             raise ValueError(
                 f"`{where}` should have two or more classes in the training rows. "
                 f"Received: {list(known.categories)}"
             )
-        classes = known.ids(where, column).astype("float32") - 1
+        classes = known.look_up(where, column).ids.astype("float32") - 1
         unseen = (classes < 0) & column.notna().to_numpy()
         if unseen.any():
             warnings.warn(

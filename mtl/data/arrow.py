@@ -91,15 +91,7 @@ class _Sequence(Kind):
     def array(self, column: Any) -> np.ndarray:
         """Return `(N, maxlen)` values."""
         lengths, flat = _lists(column)
-        values = self._inner.array(flat)
-        kept = np.minimum(lengths, self.maxlen)
-        first = np.cumsum(lengths) - kept
-        within = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
-        padded = np.zeros((len(lengths), self.maxlen), values.dtype)
-        padded[np.repeat(np.arange(len(lengths)), kept), within] = values[
-            np.repeat(first, kept) + within
-        ]
-        return padded
+        return pad(lengths, self._inner.array(flat), self.maxlen)
 
 
 class _Vector(_Number):
@@ -121,7 +113,29 @@ class _Vector(_Number):
         return super().array(flat).reshape(-1, self._size)
 
 
+class _Categories(Kind):
+    expected = "lists of strings, numbers or booleans"
+
+    def takes(self, kind: Any) -> bool:
+        return _is_list(kind) and category.takes(kind.value_type)
+
+
+class _Text(_Category):
+    expected = "strings"
+
+    def takes(self, kind: Any) -> bool:
+        return super().takes(kind) and not _is_number(kind)
+
+
+class _Time(_Text):
+    expected = "timestamps, dates or strings"
+
+    def takes(self, kind: Any) -> bool:
+        return super().takes(kind) or _types().is_timestamp(kind) or _types().is_date(kind)
+
+
 number, numbers, ids, category = _Number(), _Numbers(), _Ids(), _Category()
+categories, text, time = _Categories(), _Text(), _Time()
 
 
 class Features:
@@ -169,6 +183,24 @@ class Features:
         for name, (sequence, maxlen) in self._lengths.items():
             found[name] = np.minimum(_lists(table[sequence])[0], maxlen)
         return {name: found[name] for name in self._names}
+
+
+def pad(lengths: np.ndarray, values: np.ndarray, maxlen: int) -> np.ndarray:
+    """Return `(N, maxlen)` values of lists: the last entries of each, then zeros.
+
+    Args:
+        lengths: (N,) integer array. How many values each list has.
+        values: array of all lists' values.
+        maxlen: int. The most entries that are kept.
+    """
+    kept = np.minimum(lengths, maxlen)
+    first = np.cumsum(lengths) - kept
+    within = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
+    padded = np.zeros((len(lengths), maxlen), values.dtype)
+    padded[np.repeat(np.arange(len(lengths)), kept), within] = values[
+        np.repeat(first, kept) + within
+    ]
+    return padded
 
 
 def frame_of(table: Any) -> pd.DataFrame:

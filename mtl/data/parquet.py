@@ -50,7 +50,7 @@ class ParquetTable:
     """
 
     def __init__(self, path: Any, columns: Mapping[str, Callable[[Any], str | None]]) -> None:
-        _pyarrow()
+        import_pyarrow()
         paths = _found(path)
         keys = _partition_keys(paths)
         with ThreadPoolExecutor(min(_THREADS, len(paths))) as threads:
@@ -83,7 +83,7 @@ class ParquetTable:
         Raises:
             ValueError: the file is damaged, or has changed since the table was made.
         """
-        pa = _pyarrow()
+        pa = import_pyarrow()
         file = self._files[group.file]
         if not os.path.exists(file.path) or _stamp(file.path) != file.stamp:
             raise ValueError(
@@ -105,7 +105,8 @@ class ParquetTable:
         return table
 
 
-def _pyarrow() -> Any:
+def import_pyarrow() -> Any:
+    """Return pyarrow; ImportError names the extra if it isn't installed."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -146,7 +147,7 @@ def _partition_keys(paths: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _opened(path: str, keys: dict[str, Any]) -> _File:
-    pa = _pyarrow()
+    pa = import_pyarrow()
     stamp = _stamp(path)
     try:
         with pa.parquet.ParquetFile(path) as file:
@@ -166,7 +167,7 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def _check_columns(file: _File, columns: Mapping[str, Callable[[Any], str | None]]) -> None:
-    pa = _pyarrow()
+    pa = import_pyarrow()
     schema = file.metadata.schema.to_arrow_schema()
     for name, wrong in columns.items():
         places = schema.get_all_field_indices(name)

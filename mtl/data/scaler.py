@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
@@ -40,41 +41,6 @@ class Scaler:
     log: bool = False
 
     @classmethod
-    def fit(
-        cls, name: str, column: pd.Series[Any], scaling: str
-    ) -> tuple[Scaler, npt.NDArray[np.float32]]:
-        """Fit the scaling of a column.
-
-        Args:
-            name: str. The column's name, for error messages.
-            column: pd.Series of N numbers, booleans or missing values.
-            scaling: str. One of `SCALINGS`.
-
-        Returns:
-            The scaler, and the (N,) float32 scaled values of the column itself.
-
-        Raises:
-            TypeError: the column holds something else.
-            ValueError: an infinite value, or no value at all.
-        """
-        values = to_float64(name, column)
-        present = values[~np.isnan(values)]
-        if not len(present):
-            raise ValueError(
-                f"Numeric column {name!r} should hold at least one value in the training frame. "
-                "Received: missing values only."
-            )
-        mean = float(present.mean())
-        if scaling == "log":
-            present = signed_log(present)
-        quartiles = np.quantile(present, (0.25, 0.5, 0.75)) if scaling == "robust" else ()
-        scaler = cls.of(
-            scaling, mean, float(present.min()), float(present.max()),
-            float(present.mean()), float(present.std()), quartiles,
-        )  # fmt: skip
-        return scaler, scaler._scale(name, values)
-
-    @classmethod
     def of(
         cls,
         scaling: str,
@@ -109,20 +75,12 @@ class Scaler:
             return cls(mean, median, third - first or deviation)
         return cls(mean, center, deviation, log)
 
-    def transform(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.float32]:
-        """Return the (N,) float32 scaled values of a column of N values."""
-        return self._scale(name, to_float64(name, column))
-
-    def missing(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.bool_]:
-        """Return which of a column's N rows hold no number; raises as `transform`."""
-        return np.isnan(to_float64(name, column))
-
     def to_json(self) -> dict[str, Any]:
         """Return the scaler as a JSON-compatible dict."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, config: dict[str, Any]) -> Scaler:
+    def from_json(cls, config: Mapping[str, Any]) -> Scaler:
         """Return the scaler that `to_json` described; ValueError if it is damaged."""
         values = [config[field] for field in ("mean", "shift", "scale")]
         log = config.get("log", False)
@@ -136,7 +94,12 @@ class Scaler:
         mean, shift, scale = map(float, values)
         return cls(mean, shift, scale, log)
 
-    def _scale(self, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    def transform(self, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Return the (N,) float32 scaled values of a column of N values (see `to_float64`).
+
+        Raises:
+            ValueError: a value that float32 can't hold after scaling.
+        """
         if self.scale == 0:
             return np.zeros(len(values), dtype=np.float32)
         values = np.where(np.isnan(values), self.mean, values)
@@ -159,7 +122,16 @@ def signed_log(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def to_float64(name: str, column: pd.Series[Any]) -> npt.NDArray[np.float64]:
-    """Return a column of numbers, NaN where missing; raises as `Scaler.fit`."""
+    """Return a column of N numbers, booleans or missing values as (N,) floats, NaN where missing.
+
+    Args:
+        name: str. The column's name, for error messages.
+        column: pd.Series of N numbers, booleans or missing values.
+
+    Raises:
+        TypeError: the column holds something else.
+        ValueError: an infinite value, or one beyond float32's range.
+    """
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         dtype = dtype.categories.dtype

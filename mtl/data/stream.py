@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from mtl import checks
-from mtl.data.arrow import Features, Kind, category, frame_of, number, numbers
+from mtl.data.arrow import Features, Kind, frame_of, number, numbers
 from mtl.data.parquet import Group, ParquetTable
 from mtl.data.table import TableEncoder
 from mtl.features import check_columns
@@ -91,8 +91,7 @@ class ParquetStream(keras.utils.PyDataset):
         columns: dict[str, Kind]
         if isinstance(encoder, TableEncoder):
             self.feature_columns = encoder.feature_columns  # it raises if it isn't fitted
-            columns = dict.fromkeys(encoder.categorical, category)
-            columns |= dict.fromkeys(encoder.numeric, number)
+            columns = {name: column.holds for name, column in encoder.columns.items()}
             self._encode: Any = _Encode(encoder, list(columns))
         else:
             self.feature_columns = check_columns(encoder)

@@ -6,37 +6,37 @@ import copy
 import json
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from mtl import checks
 from mtl.data.files import atomic_path
 from mtl.data.frames import check_frame, column_names
-from mtl.data.learning import frames_of, learn
-from mtl.data.scaler import Scaler
+from mtl.data.learning import learn
+from mtl.data.raw import KINDS, CategoricalColumn, Encoded, NumericColumn, RawColumn
 from mtl.data.settings import (
-    OF_CATEGORICAL,
-    OF_NUMERIC,
     SETTINGS,
     among,
+    check_distinct,
     check_settings,
     settings_by_column,
+    settings_with_shared,
 )
-from mtl.data.vocabulary import Vocabulary, kind_of
-from mtl.encodings import BY_NAME
-from mtl.features import DenseFeat, SparseFeat
+from mtl.data.vocabulary import kind_of
 
 _FORMAT = "mtl.TableEncoder"
 _VERSION = 2
 _EXTENDED = 3  # with ids behind that of a missing value
-_READABLE = (1, _VERSION, _EXTENDED)  # 1 had one choice for all columns
+_KINDS = 4  # with sequences, times and hashes
+_READABLE = (1, _VERSION, _EXTENDED, _KINDS)  # 1 had one choice for all columns
+_OLD = (CategoricalColumn, NumericColumn)  # the kinds before 4
 _SHOWN = 10  # columns of a kind in the repr
+
+Columns = Iterable[str] | Mapping[str, Mapping[str, Any]]
 
 
 class TableEncoder:
@@ -60,13 +60,15 @@ class TableEncoder:
     in fit in sorted order (a missing value among them counts as a value, the last one). A numeric
     value is scaled; a missing one becomes the training mean before scaling.
 
-    Every setting after `numeric` is that of all columns which don't say otherwise: a dict from
-    column to dict of settings, in place of a list of columns, says it for one.
+    The settings from `embedding_dim` to `min_count` are those of all columns which don't say
+    otherwise: a dict from column to dict of settings, in place of a list of columns, says it for
+    one.
 
     Args:
         categorical: list of str, or dict from str to dict. Categorical columns: strings, integers,
-            floats or booleans. Their settings are `embedding_dim` and `min_count`. Defaults to
-            none.
+            floats or booleans. Their settings are `embedding_dim`, `min_count`, and `hash`: a
+            number of ids, for a vocabulary that is too open to list, by which a value's id is its
+            hash, and 0 a missing value. Defaults to none.
         numeric: list of str, or dict from str to dict. Numeric columns. Their settings are
             `scaling`, `encoding` and `bins`. Defaults to none.
         embedding_dim: int. Embedding size. Defaults to 4.
@@ -81,6 +83,21 @@ class TableEncoder:
         bins: int. The most bins of an encoding. Defaults to 32.
         min_count: int. Training rows that a category needs to have an id of its own. The rows of
             rarer ones train the unknown id. Defaults to 1.
+        sequences: list of str, or dict from str to dict. Columns of lists of categorical values.
+            Each becomes padded ids and, as "<column>_length", their number, and is pooled by the
+            model. Settings, beside those of a categorical column: `separator`, for strings that
+            are to be split; `vocabulary`, the categorical column whose ids, settings and embedding
+            it shares, as a history those of the item; `maxlen`, of which the last entries are
+            kept, 50 if not said; `combiner`, "mean", "sum" or "max". Defaults to none.
+        times: list of str, or dict from str to dict. Columns of dates or times, or of strings such
+            as "2024-05-31 13:45". Their setting `parts` tells what becomes of one, as
+            "<column>_<part>": ids of its "month", "day", "weekday", "hour" and "minute", of
+            `embedding_dim`, and its "days" since 1970 as a numeric value, with the settings of
+            one. `parts` are ["weekday", "hour"] if not said. Defaults to none.
+
+    Attributes:
+        columns: dict from name to `mtl.data.raw.RawColumn`, in the order of `feature_columns`.
+        settings: dict from name to dict. Each column's settings.
 
     Raises:
         TypeError: an argument of a wrong type.
@@ -89,75 +106,72 @@ class TableEncoder:
 
     def __init__(
         self,
-        categorical: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
-        numeric: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
+        categorical: Columns = (),
+        numeric: Columns = (),
         embedding_dim: int = 4,
         scaling: str = "minmax",
         encoding: str | None = None,
         bins: int = 32,
         min_count: int = 1,
+        sequences: Columns = (),
+        times: Columns = (),
     ) -> None:
-        self.categorical = column_names("categorical", categorical)
-        self.numeric = column_names("numeric", numeric)
-        columns = self.categorical + self.numeric
-        if not columns:
-            raise ValueError("`categorical` and `numeric` should name a column. Received: none.")
-        for column in columns:
-            if columns.count(column) > 1:
-                raise ValueError(
-                    "`categorical` and `numeric` should name each column once. "
-                    f"Received: {column!r} twice"
-                )
-        ids = {"embedding_dim": embedding_dim, "min_count": min_count}
-        numbers = {"scaling": scaling, "encoding": encoding, "bins": bins}
-        self._defaults = check_settings("", {**ids, **numbers})
-        self.settings = {
-            **settings_by_column("categorical", categorical, self.categorical, ids),
-            **settings_by_column("numeric", numeric, self.numeric, numbers),
-        }
-        self._vocabularies: dict[str, Vocabulary] = {}
-        self._scalers: dict[str, Scaler] = {}
-        self._encodings: dict[str, Any] = {}
+        given = {
+            "categorical": categorical, "numeric": numeric, "sequences": sequences, "times": times,
+        }  # fmt: skip
+        names = {kind: column_names(kind, columns) for kind, columns in given.items()}
+        self.categorical, self.numeric = names["categorical"], names["numeric"]
+        check_distinct([name for columns in names.values() for name in columns])
+        self._defaults = check_settings({
+            "embedding_dim": embedding_dim, "scaling": scaling, "encoding": encoding, "bins": bins,
+            "min_count": min_count,
+        })  # fmt: skip
+        self.columns: dict[str, RawColumn] = {}
+        for kind in KINDS:
+            columns = given[kind.argument]
+            own = settings_by_column(kind, columns, names[kind.argument], self._defaults)
+            self.columns |= {
+                name: kind(name, settings_with_shared(name, settings, self.columns))
+                for name, settings in own.items()
+            }
+        check_distinct([name for column in self.columns.values() for name in column.inputs])
+        self.settings = {name: column.settings for name, column in self.columns.items()}
+        self._fitted = False
 
     def fit(self, frame: pd.DataFrame) -> TableEncoder:
-        """Learn the vocabularies and scalings of a training frame; see `fit_transform`."""
-        self.fit_transform(frame)
-        return self
-
-    def fit_transform(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-        """Learn the vocabularies and scalings of a training frame, and encode it.
+        """Learn the vocabularies and scalings of a training frame.
 
         Args:
             frame: pd.DataFrame of N rows, N at least 1. Columns not listed are ignored.
-
-        Returns:
-            As `transform`.
 
         Raises:
             TypeError: no DataFrame, or values that a column can't hold.
             ValueError: a column is missing, infinite or empty, or the frame has no rows.
         """
-        check_frame(frame, self.categorical + self.numeric)
+        check_frame(frame, list(self.columns))
         if not len(frame):
             raise ValueError("`frame` should have at least one row to fit. Received: 0 rows.")
-        vocabularies = {
-            name: Vocabulary.fit(name, frame[name], self.settings[name]["min_count"])
-            for name in self.categorical
-        }
-        scalers = {
-            name: Scaler.fit(name, frame[name], self.settings[name]["scaling"])
-            for name in self.numeric
-        }
-        encodings = {
-            name: BY_NAME[self.settings[name]["encoding"]].fit(values, self.settings[name]["bins"])
-            for name, (_, values) in scalers.items()
-            if self.settings[name]["encoding"]
-        }
-        # Only now, so that a failed fit leaves the encoder as it was.
-        self._vocabularies = {name: vocabulary for name, (vocabulary, _) in vocabularies.items()}
-        self._scalers = {name: scaler for name, (scaler, _) in scalers.items()}
-        self._encodings = encodings
-        return {name: values for name, (_, values) in (vocabularies | scalers).items()}
+        self._learn(frame, exact=True)
+        return self
+
+    def fit_transform(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+        """Learn as `fit`, and return the same frame as `transform` does."""
+        return _arrays(self.fit(frame)._encoded(frame))
+
+    def _learn(self, data: Any, exact: bool, verbose: int = 0) -> None:
+        learners: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            learners[name] = column.learner(learners, exact)
+        # Only then, so that a failed fit leaves the encoder as it was.
+        self.columns = learn(data, self.columns, learners, verbose)
+        self._fitted = True
+
+    def _encoded(
+        self, frame: pd.DataFrame, columns: Iterable[str] | None = None
+    ) -> dict[str, Encoded]:
+        names = list(self.columns if columns is None else columns)
+        check_frame(frame, names)
+        return {name: self.columns[name].encode(frame[name]) for name in names}
 
     def fit_parquet(self, path: Any, verbose: int = 1) -> TableEncoder:
         """Learn vocabularies and scalings from Parquet files, a row group at a time.
@@ -177,11 +191,12 @@ class TableEncoder:
             TypeError: values that a column can't hold.
             ValueError: a damaged file, or a column that is missing, infinite or empty.
         """
-        learnt = learn(path, self.categorical, self.numeric, self.settings, verbose)
-        self._vocabularies, self._scalers, self._encodings = learnt
+        self._learn(path, exact=False, verbose=verbose)
         return self
 
-    def transform(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    def transform(
+        self, frame: pd.DataFrame, columns: Iterable[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
         """Encode a frame with what was learnt in fit.
 
         A value that fit didn't see is unknown without a word: that is what id 0 is for. Values of
@@ -190,10 +205,12 @@ class TableEncoder:
 
         Args:
             frame: pd.DataFrame of N rows. Columns not listed are ignored.
+            columns: list of str, or None. The columns to encode. Defaults to None: all.
 
         Returns:
-            A dict of (N,) arrays by column, in the order of `feature_columns`: int32 ids of the
-            categorical columns, then float32 values of the numeric ones.
+            A dict of arrays of N rows by name, in the order of `feature_columns`: (N,) int32 ids of
+            the categorical columns and the parts of times, (N, maxlen) ids and (N,) lengths of
+            sequences, then (N,) float32 values of the numeric columns.
 
         Raises:
             RuntimeError: the encoder isn't fitted.
@@ -201,14 +218,12 @@ class TableEncoder:
             ValueError: a column is missing or infinite.
         """
         self._check_fitted("transform")
-        check_frame(frame, self.categorical + self.numeric)
-        found = {n: v.look_up(n, frame[n]) for n, v in self._vocabularies.items()}
-        values = {name: s.transform(name, frame[name]) for name, s in self._scalers.items()}
+        encoded = self._encoded(frame, columns)
         strange = [
-            f"{kind_of(one.strange)} such as {one.strange!r} in {name!r}, fitted on "
-            f"{', '.join(self._vocabularies[name].kinds)} ({one.unknown.mean():.3g} of it unknown)"
-            for name, one in found.items()
-            if one.strange is not None
+            f"{kind_of(found.strange)} such as {found.strange!r} in {name!r}, fitted on "
+            f"{self.columns[name].fitted_on} ({found.unknown.mean():.3g} of it unknown)"
+            for name, one in encoded.items()
+            if (found := one.found) is not None and found.strange is not None
         ]
         if strange:
             warnings.warn(
@@ -216,7 +231,7 @@ class TableEncoder:
                 f"Received: {'; '.join(strange)}",
                 stacklevel=2,
             )
-        return {**{name: one.ids for name, one in found.items()}, **values}
+        return _arrays(encoded)
 
     def extend(self, data: Any, min_count: int | None = None) -> TableEncoder:
         """Return an encoder that knows the new categories of a later day, too.
@@ -242,15 +257,12 @@ class TableEncoder:
         self._check_fitted("extend")
         if min_count is not None:
             min_count = checks.positive_int("min_count", min_count)
-        counts: dict[str, Counter[Any]] = {name: Counter() for name in self._vocabularies}
-        for frame in frames_of(data, list(self._vocabularies)):
-            for name, vocabulary in self._vocabularies.items():
-                counts[name] += vocabulary.count(name, frame[name])
+        learners: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            if (learner := column.extender(learners, min_count)) is not None:
+                learners[name] = learner
         other = copy.copy(self)
-        other._vocabularies = {
-            name: vocabulary.extended(counts[name], min_count or self.settings[name]["min_count"])
-            for name, vocabulary in self._vocabularies.items()
-        }
+        other.columns = learn(data, self.columns, learners)
         return other
 
     def report(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -264,11 +276,11 @@ class TableEncoder:
             frame: pd.DataFrame of N rows. Columns not listed are ignored.
 
         Returns:
-            A DataFrame with one row per column of the encoder: "unknown", the share of rows whose
-            value has no id of its own (NaN for a numeric column, which knows every number);
-            "missing", the share without a value; "fitted" and "received", the kinds of values
-            that fit saw and that the frame holds, out of booleans, integers, floats and strings,
-            or "numbers". Shares of no rows are NaN.
+            A DataFrame with one row per column of the encoder: "unknown", the share of rows, or of
+            a sequence's entries, whose value has no id of its own (NaN for numbers and times, which
+            are all known); "missing", the share of rows without a value; "fitted" and "received",
+            the kinds of values that fit saw and that the frame holds, out of booleans, integers,
+            floats and strings, or "numbers" or "times". Shares of no rows are NaN.
 
         Raises:
             RuntimeError: the encoder isn't fitted.
@@ -276,49 +288,39 @@ class TableEncoder:
             ValueError: a column is missing or infinite.
         """
         self._check_fitted("report")
-        check_frame(frame, self.categorical + self.numeric)
-        rows = {}
-        for name, vocabulary in self._vocabularies.items():
-            found = vocabulary.look_up(name, frame[name])
-            kinds = ", ".join(vocabulary.kinds), ", ".join(found.kinds)
-            rows[name] = (_share(found.unknown), _share(found.missing), *kinds)
-        for name, scaler in self._scalers.items():
-            missing = scaler.missing(name, frame[name])
-            kinds = "numbers", "" if missing.all() else "numbers"
-            rows[name] = (np.nan, _share(missing), *kinds)
+        rows = {
+            name: (*one.shares, self.columns[name].fitted_on, one.received)
+            for name, one in self._encoded(frame).items()
+        }
         return pd.DataFrame.from_dict(
             rows, orient="index", columns=["unknown", "missing", "fitted", "received"]
         ).rename_axis("column")
 
     @property
     def feature_columns(self) -> list[Any]:
-        """The list of `SparseFeat` (id 0 included in the vocabulary) and `DenseFeat`."""
+        """The list of `SparseFeat` (id 0 included), `VarLenSparseFeat` and `DenseFeat`."""
         self._check_fitted("feature_columns")
-        sparse = [
-            SparseFeat(name, vocabulary.size, self.settings[name]["embedding_dim"], dtype="int32")
-            for name, vocabulary in self._vocabularies.items()
-        ]
-        return sparse + [
-            DenseFeat(name, 1, transform_fn=self._encodings.get(name)) for name in self._scalers
-        ]
+        return [feature for column in self.columns.values() for feature in column.feature_columns]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fitted encoder as a JSON-compatible dict (see `from_json`)."""
         self._check_fitted("to_json")
-        extended = any("before" in v.to_json() for v in self._vocabularies.values())
-        edges = {name: {"edges": encoding.edges} for name, encoding in self._encodings.items()}
+        learnt = {name: column.to_json() for name, column in self.columns.items()}
+        version = _EXTENDED if any("before" in one for one in learnt.values()) else _VERSION
+        if any(not isinstance(c, _OLD) or c.settings.get("hash") for c in self.columns.values()):
+            version = _KINDS
         return {
             "format": _FORMAT,
-            "version": _EXTENDED if extended else _VERSION,
+            "version": version,
             **self._defaults,
-            "categorical": [
-                [name, {**self.settings[name], **v.to_json()}]
-                for name, v in self._vocabularies.items()
-            ],
-            "numeric": [
-                [name, {**self.settings[name], **scaler.to_json(), **edges.get(name, {})}]
-                for name, scaler in self._scalers.items()
-            ],
+            **{
+                kind.argument: [
+                    [name, {**column.settings, **learnt[name]}]
+                    for name, column in self.columns.items()
+                    if type(column) is kind
+                ]
+                for kind in (KINDS if version == _KINDS else _OLD)
+            },
         }
 
     @classmethod
@@ -335,25 +337,23 @@ class TableEncoder:
                 f"Received: version {config.get('version')!r}"
             )
         try:
-            vocabularies = {name: Vocabulary.from_json(v) for name, v in config["categorical"]}
-            scalers = {name: Scaler.from_json(s) for name, s in config["numeric"]}
-            encoder = cls(
-                {name: among(v, OF_CATEGORICAL) for name, v in config["categorical"]},
-                {name: among(s, OF_NUMERIC) for name, s in config["numeric"]},
-                **among(config, SETTINGS),
-            )
-            encodings = {
-                name: BY_NAME[encoder.settings[name]["encoding"]](s["edges"])
-                for name, s in config["numeric"]
-                if encoder.settings[name]["encoding"]
+            kinds = KINDS if config["version"] == _KINDS else _OLD
+            described = {kind: dict(config[kind.argument]) for kind in kinds}
+            columns: dict[str, Any] = {
+                kind.argument: {name: among(one, kind.options) for name, one in columns.items()}
+                for kind, columns in described.items()
             }
+            encoder = cls(**columns, **among(config, SETTINGS))
+            for described_columns in described.values():
+                for name, one in described_columns.items():
+                    column = encoder.columns[name]
+                    encoder.columns[name] = column.from_json(one, encoder.columns)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`config` should be a whole TableEncoder's JSON form. "
                 f"Received: one with {type(error).__name__}: {error}"
             ) from error
-        encoder._vocabularies, encoder._scalers = vocabularies, scalers
-        encoder._encodings = encodings
+        encoder._fitted = True
         return encoder
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -375,26 +375,21 @@ class TableEncoder:
 
     def __repr__(self) -> str:
         parts = []
-        for kind, names in (("categorical", self.categorical), ("numeric", self.numeric)):
-            shown = [
-                f"{name} ({self._vocabularies[name].size:,} ids)"
-                if name in self._vocabularies
-                else name
-                for name in names[:_SHOWN]
-            ]
-            rest = len(names) - _SHOWN
-            if names:
+        for kind in sorted(KINDS, key=_OLD.__contains__, reverse=True):
+            shown = [str(column) for column in self.columns.values() if type(column) is kind]
+            rest = len(shown) - _SHOWN
+            if shown:
                 more = f" and {rest} more" if rest > 0 else ""
-                parts.append(f"{kind}: {', '.join(shown)}{more}")
-        fitted = "fitted" if self._vocabularies or self._scalers else "not fitted"
+                parts.append(f"{kind.argument}: {', '.join(shown[:_SHOWN])}{more}")
+        fitted = "fitted" if self._fitted else "not fitted"
         return f"TableEncoder({'; '.join([*parts, fitted])})"
 
     def _check_fitted(self, use: str) -> None:
-        if not self._vocabularies and not self._scalers:
+        if not self._fitted:
             raise RuntimeError(
                 f"`TableEncoder` should be fitted before `{use}`: call `fit` on the training frame."
             )
 
 
-def _share(rows: npt.NDArray[np.bool_]) -> float:
-    return float(rows.mean()) if len(rows) else float("nan")
+def _arrays(encoded: Mapping[str, Encoded]) -> dict[str, npt.NDArray[Any]]:
+    return {name: array for one in encoded.values() for name, array in one.arrays.items()}

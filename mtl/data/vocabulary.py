@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 Category = bool | int | float | str
-_KINDS = ("booleans", "integers", "floats", "strings")
+_EXACT = 2**53  # up to which floats hold every integer
+KINDS = ("booleans", "integers", "floats", "strings")
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,59 @@ class Vocabulary:
         """Number of ids, the unknown one included: the `vocabulary_size` of a `SparseFeat`."""
         return 1 + len(self.categories) + self.missing
 
+    @property
+    def dtype(self) -> str:
+        """The type of a tensor of its values: "string", "float64", or, if need be, "int64".
+
+        Floats hold missing values, and integers that arrive as floats.
+
+        Raises:
+            ValueError: no type holds all values.
+        """
+        if all(isinstance(value, str) for value in self.categories):
+            return "string"
+        whole = [value for value in self.categories if isinstance(value, int)]
+        if all_numbers(self.categories) and all(abs(value) <= _EXACT for value in whole):
+            return "float64"
+        if len(whole) == len(self.categories) and all(abs(value) < 2**63 for value in whole):
+            return "int64"
+        raise ValueError(f"strings, or numbers of 64 bits. Received: {', '.join(self.kinds)}")
+
+    @property
+    def missing_id(self) -> int:
+        """The id of a missing value: 0 if fit saw none."""
+        return self._before + 1 if self.missing else 0
+
+    @cached_property
+    def entries(self) -> dict[Category, int]:
+        """Every value that has an id, and its id: all that is needed to look values up.
+
+        A fraction is there as it arrives in 32 bits, too, and one of 32 bits as it was written,
+        unless that is a value of its own.
+        """
+        twins: dict[Category, int] = {}
+        for value, i in self._ids.items():
+            if kind_of(value) == "floats":
+                with np.errstate(over="ignore"):
+                    single = float(np.float32(value))
+                if not single.is_integer():
+                    twins |= {single: i, _decimal(value): i}
+        return {**twins, **self._ids} if twins else self._ids
+
     @classmethod
-    def fit(
-        cls, name: str, column: pd.Series[Any], min_count: int = 1
-    ) -> tuple[Vocabulary, npt.NDArray[np.int32]]:
-        """Collect the values of a column.
+    def fit(cls, name: str, column: pd.Series[Any], min_count: int = 1) -> Vocabulary:
+        """Return the vocabulary of a column's values.
 
         Args:
             name: str. The column's name, for error messages.
             column: pd.Series of N strings, integers, floats, booleans or missing values.
             min_count: int. Rows that a value needs to be known. Defaults to 1.
 
-        Returns:
-            The vocabulary, and the (N,) int32 ids of the column itself.
-
         Raises:
             TypeError: the column holds something else.
         """
-        codes, values = _factorize(name, column)
-        counts = _counts(codes, values)
-        missing = counts.pop(None)
-        known = (value for value, count in counts.items() if count >= min_count)
-        vocabulary = cls(tuple(sorted(known, key=_order)), missing >= min_count)
-        return vocabulary, vocabulary._take(codes, values)
+        nothing = cls((), False)
+        return nothing.extended(nothing.count(name, column), min_count)
 
     def count(self, name: str, column: pd.Series[Any]) -> Counter[Any]:
         """Return how often a column holds each value that has no id, None for a missing one.
@@ -79,7 +110,7 @@ class Vocabulary:
         Raises:
             TypeError: the column holds something else.
         """
-        codes, values = _factorize(name, column)
+        codes, values = factorize(name, column)
         counts = _counts(codes, values)
         missing = counts.pop(None)
         ids = self._take(np.arange(len(values)), values)
@@ -94,7 +125,11 @@ class Vocabulary:
             counts: what `count` returned, summed up.
             min_count: int. Rows that a value needs to be added.
         """
-        new = [value for value, n in counts.items() if n >= min_count and value is not None]
+        new = [
+            value
+            for value, n in counts.items()
+            if n >= min_count and value is not None and value not in self.entries
+        ]
         categories = (*self.categories, *sorted(new, key=_order))
         if self.missing:
             return Vocabulary(categories, True, self._before)
@@ -103,10 +138,6 @@ class Vocabulary:
     @property
     def _before(self) -> int:
         return len(self.categories) if self.before is None else self.before
-
-    def ids(self, name: str, column: pd.Series[Any]) -> npt.NDArray[np.int32]:
-        """Return the (N,) int32 ids of a column of N values; see `look_up`."""
-        return self.look_up(name, column).ids
 
     def look_up(self, name: str, column: pd.Series[Any]) -> Found:
         """Return the ids of a column of N values, and what of it was not seen in fit.
@@ -118,13 +149,13 @@ class Vocabulary:
         Raises:
             TypeError: the column holds something else.
         """
-        codes, values = _factorize(name, column)
+        codes, values = factorize(name, column)
         return Found(self._take(codes, values), codes < 0, values, self._strange(values))
 
     @cached_property
     def kinds(self) -> list[str]:
         """What the known values are, out of booleans, integers, floats and strings."""
-        return _kinds(self.categories)
+        return kinds_of(self.categories)
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary as a JSON-compatible dict."""
@@ -132,7 +163,7 @@ class Vocabulary:
         return {"categories": list(self.categories), "missing": self.missing, **moved}
 
     @classmethod
-    def from_json(cls, config: dict[str, Any]) -> Vocabulary:
+    def from_json(cls, config: Mapping[str, Any]) -> Vocabulary:
         """Return the vocabulary that `to_json` described; ValueError if it is damaged."""
         categories, missing = config["categories"], config["missing"]
         if not isinstance(missing, bool) or not isinstance(categories, list):
@@ -153,10 +184,6 @@ class Vocabulary:
         return {value: i + 1 + (i in shift) for i, value in enumerate(self.categories)}
 
     @cached_property
-    def _ids_by_decimal(self) -> dict[float, int]:
-        return {_decimal(v): i for v, i in self._ids.items() if kind_of(v) == "floats"}
-
-    @cached_property
     def _numbers_as_text(self) -> set[str]:
         return {str(value) for value in self.categories if not isinstance(value, str)}
 
@@ -167,11 +194,8 @@ class Vocabulary:
 
     def _take(self, codes: npt.NDArray[np.intp], values: list[Any]) -> npt.NDArray[np.int32]:
         # Only the distinct values are looked up; the rows follow by one gather.
-        ids = [self._ids.get(value, 0) for value in values]
-        if self._ids_by_decimal:
-            pairs = zip(ids, values, strict=True)
-            ids = [i or self._ids_by_decimal.get(_decimal(value), 0) for i, value in pairs]
-        ids.append(self._before + 1 if self.missing else 0)
+        ids = [self.entries.get(value, 0) for value in values]
+        ids.append(self.missing_id)
         return np.asarray(ids, dtype=np.int32)[codes]
 
     def _strange(self, values: list[Any]) -> Category | None:
@@ -224,7 +248,7 @@ class Found:
     @property
     def kinds(self) -> list[str]:
         """What the values are, out of booleans, integers, floats and strings."""
-        return _kinds(self.values)
+        return kinds_of(self.values)
 
 
 def _counts(codes: npt.NDArray[np.intp], values: list[Any]) -> Counter[Any]:
@@ -237,7 +261,7 @@ def _counts(codes: npt.NDArray[np.intp], values: list[Any]) -> Counter[Any]:
     return counts
 
 
-def _factorize(name: str, column: pd.Series[Any]) -> tuple[npt.NDArray[np.intp], list[Any]]:
+def factorize(name: str, column: pd.Series[Any]) -> tuple[npt.NDArray[np.intp], list[Any]]:
     """Return each row's index into the distinct values (-1: missing) and those values.
 
     Raises:
@@ -279,9 +303,9 @@ def _no_category(name: str, value: Any) -> TypeError:
 def advice(value: Any) -> str:
     """Return what to do with a value that is no category and no number, for an error message."""
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, np.datetime64)):
-        return " (take what matters of a time: its weekday, its hour, the days since a date)"
+        return " (list it among `times`, or take what matters of it: the days since a date)"
     if isinstance(value, (list, tuple, set, dict, np.ndarray)):
-        return " (a list of ids is a VarLenSparseFeat: give it to the model beside the encoder's)"
+        return " (list it among `sequences`)"
     if isinstance(value, bytes):
         return " (decode it, such as by `.str.decode('utf-8')`)"
     if isinstance(value, (pd.Interval, pd.Period)):
@@ -289,9 +313,10 @@ def advice(value: Any) -> str:
     return ""
 
 
-def _kinds(values: Iterable[Category]) -> list[str]:
+def kinds_of(values: Iterable[Category]) -> list[str]:
+    """Return what values are, out of booleans, integers, floats and strings."""
     found = set(map(kind_of, values))
-    return [kind for kind in _KINDS if kind in found]
+    return [kind for kind in KINDS if kind in found]
 
 
 def kind_of(value: Category) -> str:
@@ -309,7 +334,32 @@ def _decimal(value: Any) -> Any:
         return value
     with np.errstate(over="ignore"):
         single = np.float32(value)
-    return float(str(single)) if single == value else value
+    # As a number of Python, for numpy would compare in 32 bits.
+    return float(str(single)) if float(single) == value else value
+
+
+def all_numbers(values: Iterable[Category | None]) -> bool:
+    """Return whether no value is a string."""
+    return not any(isinstance(value, str) for value in values)
+
+
+def text_of(value: Category) -> str:
+    """Return the text of a value, the same for values that are equal."""
+    if isinstance(value, str):
+        return value
+    return str(_decimal(value) if kind_of(value) == "floats" else int(value))
+
+
+def number_of(text: str) -> Category:
+    """Return the number whose `text_of` a text is, or the text itself if there is none."""
+    for parse in (int, float):
+        try:
+            number = parse(text)
+        except ValueError:
+            continue
+        if text_of(number) == text and abs(number) < 2**64:
+            return number
+    return text
 
 
 def _order(value: Category) -> tuple[bool, Category]:

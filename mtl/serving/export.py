@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import keras
 
-from mtl.names import safe_name
+from mtl.names import distinct, safe_name
 
 # Where Keras' converters keep the names of inputs and outputs and the free number of rows.
 _BACKENDS = {
@@ -57,13 +57,7 @@ def serving_model(model: Any) -> Any:
 
 def serving_signature(model: Any) -> list[Any]:
     """Return the inputs' specs, for any number of rows, under names that the formats accept."""
-    names: dict[str, str] = {}
-    # Those that may keep their name come first.
-    for feature in sorted(model.input, key=lambda feature: safe_name(feature, "input") != feature):
-        name = safe_name(feature, "input")
-        while name in names.values():
-            name += "_"
-        names[feature] = name
+    names = input_names(model.input)
     specs = {
         feature: keras.InputSpec(
             shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=names[feature]
@@ -71,6 +65,20 @@ def serving_signature(model: Any) -> list[Any]:
         for feature, tensor in model.input.items()
     }
     return [specs]
+
+
+def input_names(given: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Return names that the formats accept, by the given ones, all different.
+
+    Args:
+        given: names of inputs.
+        taken: names that are no longer free. Defaults to none.
+    """
+    names: dict[str, str] = {}
+    # Those that may keep their name come first.
+    for name in sorted(given, key=lambda name: safe_name(name, "input") != name):
+        names[name] = distinct(safe_name(name, "input"), {*names.values(), *taken})
+    return names
 
 
 def tidy_onnx(path: Any, output_names: Sequence[str]) -> None:

@@ -180,7 +180,7 @@ def test_categories_and_classes_that_training_rows_lack(files):
             "`columns.town` should be a column of",
         ),
         ("bins = 4", "bin = 4", r"`numeric\['age'\]` should have settings .*Received: 'bin'"),
-        ('encoding = "bins"', 'encoding = "bin"', "`encoding of age` should be None or one of"),
+        ('encoding = "bins"', 'encoding = "bin"', "`encoding of age` should be one of None"),
         ('"multiclass"', '"multi"', "`tasks.reason.type` should be one of .*Received: 'multi'"),
         ('"multiclass"', "3", "`tasks.reason` should be a table. Received: 3"),
         ('positive = "yes"', 'positve = "yes"', "`tasks.bought.positve` should be one of"),
