@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from mtl import checks, devices
+from mtl import checks, devices, shards
 from mtl.context import held
 
 
@@ -97,6 +97,12 @@ class LazyOptimizer(keras.optimizers.Optimizer):
         if rows is None:
             return gradient
         index = self._get_variable_index(variable)
+        if shards.is_shared(variable, rows.shape[0]):
+            speakers = self._speakers[index]
+            spoken, every, sums = shards.sum_by_row(speakers.value, rows, values)
+            speakers.assign(spoken)
+            self._looked_up[index] = every, None
+            return sums
         count = values.shape[0] if values.shape[0] is not None else ops.shape(values)[0]
         _write(self._speakers[index], rows, ops.arange(count, dtype="int32"))
         speaker = _read(self._speakers[index], rows)
@@ -111,9 +117,20 @@ class LazyOptimizer(keras.optimizers.Optimizer):
         lr = ops.cast(learning_rate, variable.dtype)
         if index in self._looked_up:
             rows, speaker = self._looked_up.pop(index)
-            value, *state = (_read(v, rows) for v in variables)
-            value = self._decayed(variable, value, lr)
-            updated = self._update(ops.take(gradient, speaker, axis=0), value, state, lr)
+
+            def new_rows(sums: Any, old: list[Any]) -> list[Any]:
+                value, *state = old
+                return self._update(sums, self._decayed(variable, value, lr), state, lr)
+
+            if speaker is None:
+                values = [v.value for v in variables]
+                spoken = self._speakers[index].value
+                updated = shards.update_rows(values, spoken, rows, gradient, new_rows)
+                for v, new in zip(variables, updated, strict=True):
+                    v.assign(new)
+                return
+            old = [_read(v, rows) for v in variables]
+            updated = new_rows(ops.take(gradient, speaker, axis=0), old)
             for v, new in zip(variables, updated, strict=True):
                 # A row that was looked up twice is written twice, with equal values.
                 _write(v, rows, new)

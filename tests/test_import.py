@@ -15,7 +15,7 @@ import mtl
 PACKAGE = Path(mtl.__file__).parent
 
 # What each part of mtl may import of it, from the leaves up.
-LEAVES = {"context", "checks", "devices", "names", "rows", "seeds"}
+LEAVES = {"context", "checks", "devices", "names", "rows", "seeds", "shards"}
 COLUMNS = {*LEAVES, "encodings", "columns", "features", "tasks"}
 LAYERS = {*COLUMNS, "layers"}
 OBJECTIVES = {*LAYERS, "losses", "balancing", "optimizers"}
@@ -29,6 +29,7 @@ ALLOWED = {
     "names": set(),
     "devices": {"context"},
     "rows": {"context"},
+    "shards": {"devices"},
     "seeds": LEAVES,
     "encodings": LEAVES,
     "columns": {*LEAVES, "encodings"},

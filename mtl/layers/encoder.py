@@ -132,6 +132,7 @@ class FeatureEncoder(keras.layers.Layer):
         for table, weight in self.tables:
             weight.embedding_table = True  # for mtl.optimizers
             weight.real_rows = table.shape[0]
+            weight.shared_out = devices.is_shared_out(weight)
         self._dense_kernel = None
         if self._dense and self.dense_embedding_dim:
             self._dense_kernel = self.add_weight(

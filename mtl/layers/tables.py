@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mtl import devices
+from mtl import devices, shards
 from mtl.context import held
 from mtl.features import DenseFeat, VarLenSparseFeat, sparse_part
 from mtl.seeds import derive_seed, draw, reseed
@@ -230,8 +230,11 @@ def gather(table: Any, rows: Any) -> Any:
         A tensor of shape `rows.shape + (dim,)`.
     """
     if keras.backend.backend() == "jax":
-        # ops.take would compare every row with the table's size once more.
-        looked_up = table.value.at[rows].get(mode="promise_in_bounds")
+        if shards.is_shared(table, rows.shape[0]):
+            looked_up = shards.look_up(table.value, rows)
+        else:
+            # ops.take would compare every row with the table's size once more.
+            looked_up = table.value.at[rows].get(mode="promise_in_bounds")
         added, seen = _apart.get() or ({}, {})
         if id(table) not in added:
             return looked_up

@@ -14,7 +14,7 @@ from mtl.inspection import collectives
 from mtl.layers import tables
 from mtl.losses import OrderPenalty
 from mtl.models import MMoE
-from mtl.optimizers import LazyAdam
+from mtl.optimizers import LazyAdagrad, LazyAdam
 from mtl.training import grow, shard_tables
 
 if toy.BACKEND != "jax":
@@ -169,6 +169,30 @@ def test_labels_that_are_integers_and_several_classes(spread: Any) -> None:
     spread()
     keras.utils.set_random_seed(0)
     np.testing.assert_allclose(results(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        ("SharedBottom", lambda: LazyAdam(0.01, row_wise=True, global_clipnorm=0.1)),
+        ("SharedBottom", lambda: LazyAdam(0.01, weight_decay=0.01)),
+        ("STEM", lambda: LazyAdagrad(0.1, clipnorm=0.05)),
+    ],
+)
+def test_lazy_updates_of_shared_tables(spread: Any, name: str, optimizer: Any) -> None:
+    """Rows that a batch looks up several times, and those that it doesn't, in every table."""
+
+    def results() -> list[Any]:
+        model = built(name)
+        model.compile(optimizer())
+        x, y = data(44)
+        model.fit(x, y, batch_size=11, epochs=2, verbose=0, shuffle=False)
+        return model.get_weights()
+
+    expected = results()
+    spread()
+    for ours, theirs in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
 def test_devices_hold_equal_parts_of_tables_and_of_their_state(spread: Any) -> None:
