@@ -38,7 +38,8 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: str or path. Where checkpoints are; it is made if it isn't there.
         every: int or None. Steps between two checkpoints, beside those at the end of each epoch,
-            for a `mtl.data.ParquetStream`. Defaults to None: at the end of each epoch alone, for
+            for a `mtl.data.ParquetStream`; a few more where a call of the compiled function runs
+            several (see `steps_per_execution` of `compile`). Defaults to None: at the end of each epoch alone, for
             any data; then the order of arrays in later epochs is another.
         keep: int. How many checkpoints to keep, the newest. Defaults to 3.
 
@@ -59,6 +60,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.keep = checks.positive_int("keep", keep)
         self._stream: Any = None
         self._epoch = self._first = 0
+
+    @property
+    def most_steps(self) -> int | None:
+        """The most steps that a call of the compiled function may run, or None: any number."""
+        return self.every
 
     def checkpoints(self) -> list[Path]:
         """Return the folders of the checkpoints, the oldest first."""

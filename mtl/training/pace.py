@@ -25,7 +25,8 @@ def steps_at_once(model: Any, batch_size: int | None, callbacks: Any) -> int:
     Args:
         model: a built Keras model.
         batch_size: int or None, which is Keras' 32.
-        callbacks: the callbacks of `fit`. One that watches batches gets to see each of them.
+        callbacks: the callbacks of `fit`. One that watches batches gets to see each of them, unless
+            it has `most_steps`: how many it may miss, or None.
 
     Returns:
         A number from 1 to 32.
@@ -34,7 +35,9 @@ def steps_at_once(model: Any, batch_size: int | None, callbacks: Any) -> int:
         _watches_batches(callback) for callback in keras.tree.flatten(callbacks)
     ):
         return 1
-    return min(max(_rows(model) // (batch_size or 32), 1), _MOST_STEPS)
+    most = [getattr(callback, "most_steps", None) for callback in keras.tree.flatten(callbacks)]
+    fitting = max(_rows(model) // (batch_size or 32), 1)
+    return min(fitting, _MOST_STEPS, *(number for number in most if number is not None))
 
 
 def rows_at_once(model: Any, batch_size: int | None) -> int:
@@ -84,7 +87,7 @@ def _rows(model: Any) -> int:
 def _watches_batches(callback: Any) -> bool:
     if not isinstance(callback, keras.callbacks.Callback):
         return callback is not None
-    if getattr(callback, "save_freq", None) == "epoch":
+    if getattr(callback, "save_freq", None) == "epoch" or hasattr(callback, "most_steps"):
         return False
     return any(
         getattr(getattr(callback, hook), "__func__", None)

@@ -204,7 +204,9 @@ class SteppedModel(WholeSteps):
     def _choose_steps(self, x: Any, batch_size: int | None, callbacks: Any, by_steps: bool) -> None:
         if not self._auto_steps:
             return
-        plain = isinstance(x, dict) and not by_steps and not self.run_eagerly
+        batch_size = getattr(x, "batch_size", batch_size)
+        known = isinstance(x, dict) or hasattr(x, "by_pool")
+        plain = known and not by_steps and not self.run_eagerly
         # Under a strategy Keras runs several steps on data that it has not handed on.
         number = 1
         if plain and not self._under_strategy:
