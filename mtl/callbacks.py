@@ -39,8 +39,8 @@ class Checkpoint(keras.callbacks.Callback):
         folder: str or path. Where checkpoints are; it is made if it isn't there.
         every: int or None. Steps between two checkpoints, beside those at the end of each epoch,
             for a `mtl.data.ParquetStream`; a few more where a call of the compiled function runs
-            several (see `steps_per_execution` of `compile`). Defaults to None: at the end of each epoch alone, for
-            any data; then the order of arrays in later epochs is another.
+            several (see `steps_per_execution` of `compile`). Defaults to None: at the end of each
+            epoch alone, for any data; then the order of arrays in later epochs is another.
         keep: int. How many checkpoints to keep, the newest. Defaults to 3.
 
     Raises:

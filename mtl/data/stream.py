@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from mtl.data.table import TableEncoder
 from mtl.features import check_columns
 
 POOL_ROWS = 1 << 20
+_DECODERS = max(1, min(8, (os.cpu_count() or 1) // 2))  # threads; the others train
 
 
 class ParquetStream(keras.utils.PyDataset):
@@ -255,17 +257,21 @@ class ParquetStream(keras.utils.PyDataset):
         return self._pool[1]
 
     def _read(self, epoch: int, pool: int, groups: Sequence[Group]) -> tuple[Any, Any]:
-        rows = sum(group.rows for group in groups)
-        whole, at = None, 0
-        for batch in map(self._group, groups):
-            if whole is None:
-                whole = keras.tree.map_structure(
-                    lambda v: np.empty((rows, *v.shape[1:]), v.dtype), batch
-                )
+        starts = np.cumsum([0, *(group.rows for group in groups)])
+        rows = int(starts[-1])
+        first = self._group(groups[0])
+        whole = keras.tree.map_structure(lambda v: np.empty((rows, *v.shape[1:]), v.dtype), first)
+
+        def place(batch: Any, start: int) -> None:
             flat = keras.tree.flatten(batch)
             for to, values in zip(keras.tree.flatten(whole), flat, strict=True):
-                to[at : at + len(values)] = values
-            at += len(flat[0])
+                to[start : start + len(values)] = values
+
+        place(first, 0)
+        with ThreadPoolExecutor(_DECODERS, "ParquetStream") as decoders:
+            rest = zip(groups[1:], starts[1:-1].tolist(), strict=True)
+            # Its results are asked for, so that errors are raised.
+            list(decoders.map(lambda pair: place(self._group(pair[0]), pair[1]), rest))
         order = None
         if self.shuffle:
             seed = [self.seed, epoch, self._shard[0], pool]

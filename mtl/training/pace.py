@@ -35,7 +35,9 @@ def steps_at_once(model: Any, batch_size: int | None, callbacks: Any) -> int:
         _watches_batches(callback) for callback in keras.tree.flatten(callbacks)
     ):
         return 1
-    most = [getattr(callback, "most_steps", None) for callback in keras.tree.flatten(callbacks)]
+    most: list[int | None] = [
+        getattr(callback, "most_steps", None) for callback in keras.tree.flatten(callbacks)
+    ]
     fitting = max(_rows(model) // (batch_size or 32), 1)
     return min(fitting, _MOST_STEPS, *(number for number in most if number is not None))
 
