@@ -60,6 +60,8 @@ class ParquetStream(keras.utils.PyDataset):
 
     Attributes:
         table: the `ParquetTable`.
+        goes_on: bool. Whether another epoch follows, so that its first rows are read ahead: `fit`
+            says so.
         left_out: int. Rows of all processes that no batch holds, so that all have equally many.
 
     Raises:
@@ -104,6 +106,7 @@ class ParquetStream(keras.utils.PyDataset):
         self.table = ParquetTable(path, columns)
         self._groups = self._own_groups()
         self._function: Callable[[Any], Any] | None = None
+        self.goes_on = False
         self.start(0)
         self._reset()
 
@@ -139,11 +142,11 @@ class ParquetStream(keras.utils.PyDataset):
         self._reader: ThreadPoolExecutor | None = None
         self._pool: tuple[Any, Any] | None = None
         self._next: tuple[Any, Future[Any]] | None = None
-        self._order: tuple[Any, Any] | None = None
+        self._plans: dict[int, tuple[Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: no pools, no threads."""
-        unshared = dict.fromkeys(("_lock", "_reader", "_pool", "_next", "_order"))
+        unshared = dict.fromkeys(("_lock", "_reader", "_pool", "_next", "_plans"))
         return {**self.__dict__, **unshared}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -227,7 +230,7 @@ class ParquetStream(keras.utils.PyDataset):
 
     def _plan(self, epoch: int) -> tuple[list[list[Group]], Any]:
         """Return the groups of each pool, and the number of rows before each pool and the end."""
-        if self._order is None or self._order[0] != epoch:
+        if epoch not in self._plans:
             order = np.arange(len(self._groups))
             if self.shuffle:
                 order = np.random.default_rng([self.seed, epoch]).permutation(order)
@@ -237,8 +240,9 @@ class ParquetStream(keras.utils.PyDataset):
                     pools.append([])
                 pools[-1].append(self._groups[i])
             sizes = [sum(group.rows for group in pool) for pool in pools]
-            self._order = epoch, (pools, np.cumsum([0, *sizes]))
-        return self._order[1]
+            kept = {e: plan for e, plan in self._plans.items() if e == epoch - 1}
+            self._plans = {**kept, epoch: (pools, np.cumsum([0, *sizes]))}
+        return self._plans[epoch]
 
     def _pool_of(self, epoch: int, pool: int) -> Any:
         """Return a pool's rows and their order; the next pool is read meanwhile."""
@@ -250,10 +254,11 @@ class ParquetStream(keras.utils.PyDataset):
                 self._pool = (epoch, pool), waiting[1].result()
             else:
                 self._pool = (epoch, pool), self._read(epoch, pool, pools[pool])
-            if pool + 1 < len(pools):
+            then = (epoch, pool + 1) if pool + 1 < len(pools) else (epoch + 1, 0)
+            if then[1] or (self.goes_on and then == self._coming):
                 self._reader = self._reader or ThreadPoolExecutor(1, "ParquetStream")
-                future = self._reader.submit(self._read, epoch, pool + 1, pools[pool + 1])
-                self._next = (epoch, pool + 1), future
+                groups = self._plan(then[0])[0][then[1]]
+                self._next = then, self._reader.submit(self._read, *then, groups)
         return self._pool[1]
 
     def _read(self, epoch: int, pool: int, groups: Sequence[Group]) -> tuple[Any, Any]:

@@ -75,6 +75,7 @@ class _EpochOf(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Pass it on."""
         self._stream.start(epoch, self._first[1] if epoch == self._first[0] else 0)
+        self._stream.goes_on = epoch + 1 < self.params["epochs"]
 
 
 class _InParts(keras.callbacks.CallbackList):

@@ -372,3 +372,16 @@ def test_an_encoder_should_be_fitted_and_strings_need_one(tmp_path: pathlib.Path
     column = SparseFeat("city", 9, 4, use_hash=True, dtype="string")
     with pytest.raises(ValueError, match=wrong):
         ParquetStream(tmp_path, [column], ["click"], 8)
+
+
+def test_the_next_epoch_is_read_ahead_if_one_follows(tmp_path: pathlib.Path) -> None:
+    write(tmp_path)
+    expected, data = stream(tmp_path), stream(tmp_path)
+    data.goes_on = True
+    for epoch in range(2):
+        expected.on_epoch_begin()
+        data.on_epoch_begin()
+        keras.tree.map_structure(np.testing.assert_array_equal, every(data), every(expected))
+        assert expected._next is None
+        assert data._next is not None
+        assert data._next[0] == (epoch + 1, 0)
