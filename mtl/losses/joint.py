@@ -32,7 +32,7 @@ def mean_of_valid(values: Any, valid: Any, sample_weight: Any = None) -> Any:
     """
     if sample_weight is not None:
         values = values * ops.cast(ops.reshape(sample_weight, (-1,)), values.dtype)
-    count = ops.sum(ops.cast(valid, values.dtype))
+    count = rows.replicas_mean(ops.sum(ops.cast(valid, values.dtype)))
     return ops.divide_no_nan(ops.sum(ops.where(valid, values, ops.zeros_like(values))), count)
 
 
@@ -258,7 +258,7 @@ class ConversionRisk(JointLoss):
         if self.estimator == "ips":
             return mean(inverse * e)
         if self.estimator == "snips":
-            return ops.divide_no_nan(mean(inverse * e), mean(inverse))
+            return ops.divide_no_nan(mean(inverse * e), rows.replicas_mean(mean(inverse)))
         if self.estimator == "dr":
             imputed = ops.softplus(rest[0])
             fixed_e, fixed_imputed = e, imputed
@@ -319,8 +319,8 @@ class MultiTaskBCE(keras.losses.Loss):
         labels, valid = split_missing(y_true)
         values = ops.where(valid, _cross_entropy(labels, y_pred), ops.zeros_like(y_pred))
         share = ops.divide_no_nan(
-            ops.cast(ops.shape(y_pred)[0], y_pred.dtype),
-            ops.sum(ops.cast(valid, y_pred.dtype), axis=0),
+            ops.cast(rows.count(y_pred), y_pred.dtype),
+            rows.replicas_mean(ops.sum(ops.cast(valid, y_pred.dtype), axis=0)),
         )
         return ops.sum(values * share * ops.convert_to_tensor(weights, y_pred.dtype), axis=-1)
 

@@ -11,6 +11,7 @@ import numpy as np
 from mtl.context import held
 from mtl.layers import FeatureEncoder
 from mtl.layers.interactions import keras_rs_layers
+from mtl.rows import meet_replicas
 from mtl.tasks import Task
 from mtl.training import packing
 from mtl.training.sharing import shared_parts
@@ -226,6 +227,8 @@ class MultiTaskModel(TaskTrainer):
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
         """Return the predictions; the trainer of JAX comes here without `__call__`."""
+        # Keras has forgotten what layers added to the last loss: for all replicas, as they share it.
+        meet_replicas()
         if isinstance(inputs, dict) and inputs.keys() != self.input.keys():
             inputs = self._own_inputs(inputs)
         outputs = super().call(inputs, training=training, mask=mask, **kwargs)

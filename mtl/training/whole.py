@@ -148,7 +148,7 @@ class WholeSteps(DistributedModel):
     def _list_anew(self) -> None:
         self.__dict__.pop("lists", None)
 
-    def _make_function(self, step_function: Any, concatenate_outputs: bool = False) -> Any:
+    def _make_function(self, step_function: Any, **kwargs: Any) -> Any:
         """Let each step take its state from the variables, and put it back."""
 
         def whole(kinds: tuple[str, ...], data: Any) -> Any:
@@ -162,11 +162,11 @@ class WholeSteps(DistributedModel):
                 for of_kind, values in zip(variables, new, strict=True):
                     for variable, value in zip(of_kind, values, strict=True):
                         variable._value = value
-            if concatenate_outputs:  # predictions
+            if kwargs.get("concatenate_outputs"):  # predictions
                 result = keras.tree.map_structure(devices.own_rows, result)
             return result, kinds
 
-        return super()._make_function(whole if self._on_jax else step_function, concatenate_outputs)
+        return super()._make_function(whole if self._on_jax else step_function, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make the function that trains on a batch."""
