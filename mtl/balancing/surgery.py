@@ -46,7 +46,7 @@ class Surgery(GradientBalancer):
         tasks = cosines.shape[0]
         rows = eye = ops.eye(tasks)
         met = ops.zeros((tasks, tasks))
-        keys = keras.random.uniform((tasks, tasks), seed=self.seed_generator)
+        keys = keras.random.uniform((tasks, tasks), dtype="float32", seed=self.seed_generator)
         # The largest key is the task's own: it comes last, and is left out.
         order = ops.argsort(keys + 2 * eye, axis=-1)
         for step in range(tasks - 1):
@@ -200,7 +200,7 @@ class GradDrop(GradientBalancer):
     def _drop(self, gradients: Sequence[Any]) -> Any:
         total, sizes = sum(gradients), sum(ops.abs(g) for g in gradients)
         purity = 0.5 * (1.0 + total * reciprocal(sizes))
-        drawn = keras.random.uniform(total.shape, seed=self.seed_generator)
+        drawn = keras.random.uniform(total.shape, dtype="float32", seed=self.seed_generator)
         sign = ops.where(purity > drawn, 1.0, -1.0)
         return sum(
             ops.where(g * sign > 0, g, leak * g)

@@ -227,7 +227,7 @@ class MultiTaskModel(TaskTrainer):
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
         """Return the predictions; the trainer of JAX comes here without `__call__`."""
-        # Keras has forgotten what layers added to the last loss: for all replicas, as they share it.
+        # Keras has forgotten what layers added to the last loss, in a list that replicas share.
         meet_replicas()
         if isinstance(inputs, dict) and inputs.keys() != self.input.keys():
             inputs = self._own_inputs(inputs)

@@ -1,4 +1,4 @@
-"""Replicas of TensorFlow's MirroredStrategy; of what trains several devices, the rest is refused."""
+"""Replicas of TensorFlow's MirroredStrategy, and what would train several models or none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 _JAX = (
-    "To train on several devices or machines, set KERAS_BACKEND=jax and call mtl.training.join "
-    "and mtl.training.shard_tables."
+    "Several devices or machines train one model with KERAS_BACKEND=jax: see mtl.training.join and "
+    "mtl.training.shard_tables"
 )
 
 
@@ -47,7 +47,7 @@ def check(model: Any, compiling: bool = False) -> None:
     if backend != "jax" and keras.distribution.distribution() is not None:
         raise RuntimeError(
             "`keras.distribution` should be used with KERAS_BACKEND=jax. "
-            f"Received: KERAS_BACKEND={backend}"
+            f"Received: KERAS_BACKEND={backend}. {_JAX}"
         )
     if backend == "torch":
         from torch import distributed
@@ -57,7 +57,7 @@ def check(model: Any, compiling: bool = False) -> None:
             if size > 1:
                 raise RuntimeError(
                     "Models on PyTorch should be trained in one process: others would each train "
-                    f"a model of their own. Received: torch.distributed with {size}. {_JAX}"
+                    f"a model of their own. Received: torch.distributed with a world size of {size}. {_JAX}"
                 )
     if under_strategy(model):
         _check_strategy(model, compiling)

@@ -373,7 +373,7 @@ class TaskTrainer(TaskData):
     def task_losses(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Return the tasks' losses `(T,)` of a batch in training, without a word to the logs."""
         losses, _ = self._loss_terms(x, y, self(x, training=True), sample_weight, log=False)
-        return keras.ops.stack(losses)
+        return keras.ops.stack([keras.ops.cast(loss, "float32") for loss in losses])
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update and return the metrics; labels and weights as in `compute_loss`."""
