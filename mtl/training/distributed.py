@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from mtl import devices
-from mtl.training import replicas
+from mtl.training import internals, replicas
 from mtl.training.filled import Filled, fill
 
 
@@ -135,14 +135,20 @@ class DistributedModel(keras.Model):
         """Return the logs of one batch, of which Keras took the mean over replicas."""
         if self.replicas == 1:
             return logs
-        whole = keras.tree.map_structure(float, self.get_metrics_result())
+        whole = {name: float(value) for name, value in self.get_metrics_result().items()}
         return whole if isinstance(logs, dict) else self._flatten_metrics_in_order(whole)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Create the variables of metrics; of batches Keras takes the mean, if they have one."""
-        if iterator is not None and self.replicas > 1:
-            data_batch, iterator = next(next(iter(iterator))[-1]), None
+        """Create the variables of metrics, from one replica's part of a batch.
+
+        Keras takes the mean of all parts, which it has of equal ones alone.
+        """
         if self.replicas > 1:
+            compiled = internals.compiled_metrics(self)
+            if compiled is None or compiled.built:
+                iterator = data_batch = None
+            elif iterator is not None:
+                data_batch, iterator = next(next(iter(iterator))[-1]), None
             data_batch = replicas.first_part(self, data_batch)
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 

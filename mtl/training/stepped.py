@@ -127,6 +127,11 @@ class SteppedModel(WholeSteps):
             auto_steps: bool. Whether each `fit` chooses how many steps a call runs.
             auto_jit: bool. Whether to compile by XLA where Keras would not.
         """
+        if self.replicas > 1 and self.steps_per_execution > 1:
+            raise ValueError(
+                "`steps_per_execution` should be 1 or 'auto' under a distribution strategy, where "
+                f"Keras runs no more at once. Received: {self.steps_per_execution}"
+            )
         self._auto_steps = auto_steps
         self._has_step_variables = False
         self._forget_functions()
