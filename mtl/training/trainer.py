@@ -354,9 +354,8 @@ class TaskTrainer(TaskData):
         if not isinstance(internals.objective_of(self), Objective):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         losses, joint = self._loss_terms(x, y, y_pred, sample_weight)
-        own = of_this_replica(self.losses)
-        rest = [*joint, *(internals.additional_loss(self, loss) for loss in own)]
-        return total(losses, rest, self.balancer if training else None)
+        added = (internals.additional_loss(self, v) for v in of_this_replica(self.losses))
+        return total(losses, [*joint, *added], self.balancer if training else None)
 
     def _loss_terms(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, log: bool = True) -> Any:
         y, sample_weight = self._by_task(y, sample_weight)
