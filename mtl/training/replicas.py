@@ -57,7 +57,7 @@ def check(model: Any, compiling: bool = False) -> None:
             if size > 1:
                 raise RuntimeError(
                     "Models on PyTorch should be trained in one process: others would each train "
-                    f"a model of their own. Received: torch.distributed with a size of {size}. {_JAX}"
+                    f"a model of their own. Received: torch.distributed of size {size}. {_JAX}"
                 )
     if under_strategy(model):
         _check_strategy(model, compiling)

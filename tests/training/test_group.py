@@ -15,5 +15,5 @@ def test_a_group_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     for call in (lambda: model.compile("sgd"), lambda: model.fit(toy.features(), toy.labels())):
-        with pytest.raises(RuntimeError, match=r"one process.*size of 2\..*mtl\.training\.join"):
+        with pytest.raises(RuntimeError, match=r"one process.*of size 2\..*mtl\.training\.join"):
             call()
