@@ -25,6 +25,8 @@ def split_missing(labels: Any) -> tuple[Any, Any]:
 def mean_of_valid(values: Any, valid: Any, sample_weight: Any = None) -> Any:
     """Return Σ weight · value over the valid rows, divided by their number; 0 if there are none.
 
+    On a replica of TensorFlow it is the part of its rows: the mean of these is that of all rows.
+
     Args:
         values: tensor of shape `(B,)`, finite.
         valid: boolean tensor of shape `(B,)`.
@@ -43,6 +45,7 @@ class JointLoss:
     `call`; to be saved with a model, they are registered as any Keras object is. One that needs
     inputs of the model, such as a user's id, has their names as `features`, and its `call` takes
     them as a fourth argument, a dict; one that needs the tasks' types implements `start`.
+    A mean by `mean_of_valid` is one over the rows of all devices.
 
     Args:
         tasks: list of str. The names of the tasks whose outputs it takes.

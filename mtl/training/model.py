@@ -42,6 +42,12 @@ class MultiTaskModel(TaskTrainer):
 
     On TensorFlow, `jit_compile="auto"` means XLA on CPU too, where it pays for stacked experts.
 
+    Made and compiled in the scope of a `tf.distribute.MirroredStrategy`, it trains what one device
+    would, up to rounding: means, moments of normalisations and logs are over all replicas' rows, of
+    which a batch may have any number. Exceptions are dropout, which replicas draw alike; an
+    optimizer's clipping, which Keras does on each replica; functions that return one number for a
+    batch; and logs that callbacks see amid an epoch.
+
     Args:
         inputs: dict from input name to `keras.Input`.
         outputs: list of output tensors, each made by a layer that has a `task`. Those of hidden

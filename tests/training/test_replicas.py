@@ -20,8 +20,6 @@ import tensorflow as tf
 ROWS, BATCH = 21, 10  # the last batch is a row, of which one replica gets none
 PAIR = ("task_1", "task_2")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-SGD = lambda: keras.optimizers.SGD(0.5)  # noqa: E731
-ADAM = lambda: keras.optimizers.Adam(0.01, epsilon=1e-3)  # noqa: E731
 
 
 @pytest.fixture(scope="module")
@@ -49,39 +47,58 @@ def same(strategy: Any, results: Callable[[], list[Any]], **options: Any) -> Non
         np.testing.assert_allclose(ours, theirs, **{**CLOSE, **options})
 
 
-def trained(
-    name: str, optimizer: Any = SGD, compiled: dict[str, Any] | None = None, **options: Any
-) -> list[Any]:
-    """Return logs, evaluations, predictions and weights of a model."""
+def fitted(name: str, compiled: dict[str, Any] | None = None, **options: Any) -> list[Any]:
+    """Return logs and weights of a model that was trained a little."""
     model = toy.build(name, l2_reg_embedding=0.01, seed=1, **options)
-    metrics = {"metrics": ["mae", "AUC"]} if "task_types" not in options else {}
-    model.compile(optimizer(), **{"run_eagerly": True, **metrics, **(compiled or {})})
+    model.compile(**{"optimizer": sgd(), "run_eagerly": True, **(compiled or {})})
     x, y, weights = data()
-    history = model.fit(
-        x,
-        y,
-        sample_weight=weights,
-        batch_size=BATCH,
-        shuffle=False,
-        verbose=0,
-        validation_data=(x, y),
-        validation_batch_size=7,
-    ).history
-    evaluated = model.evaluate(x, y, sample_weight=weights, batch_size=7, verbose=0)
-    predicted = model.predict(x, batch_size=BATCH, verbose=0)
-    logs = [history[key] for key in sorted(history)]
-    return [*logs, evaluated, *predicted, *model.get_weights()]
+    how = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+    history = model.fit(x, y, sample_weight=weights, **how).history
+    return [*history.values(), *model.get_weights()]
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAM])
-@pytest.mark.parametrize("name", ["SharedBottom", "MMoE", "ESMM", "PLE"])
-def test_replicas_train_what_one_device_trains(mirrored: Any, name: str, optimizer: Any) -> None:
-    same(mirrored, lambda: trained(name, optimizer))
+def sgd(rate: float = 0.5) -> Any:
+    return keras.optimizers.SGD(rate)
 
 
-def test_compiled_steps_do(mirrored: Any) -> None:
-    compiled = {"run_eagerly": False, "jit_compile": False}
-    same(mirrored, lambda: trained("SharedBottom", SGD, compiled))
+def adam() -> Any:
+    return keras.optimizers.Adam(0.01, epsilon=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "eager"),
+    [
+        ("SharedBottom", sgd, False),
+        ("SharedBottom", adam, True),
+        ("MMoE", adam, True),
+        ("ESMM", sgd, True),
+        ("PLE", adam, True),
+    ],
+)
+def test_replicas_train_what_one_device_trains(
+    mirrored: Any, name: str, optimizer: Any, eager: bool
+) -> None:
+    def results() -> list[Any]:
+        model = toy.build(name, l2_reg_embedding=0.01, seed=1)
+        how = {"run_eagerly": True} if eager else {"jit_compile": False}
+        model.compile(optimizer(), metrics=["mae", "AUC"], **how)
+        x, y, weights = data()
+        history = model.fit(
+            x,
+            y,
+            sample_weight=weights,
+            batch_size=BATCH,
+            shuffle=False,
+            verbose=0,
+            validation_data=(x, y),
+            validation_batch_size=7,
+        ).history
+        evaluated = model.evaluate(x, y, sample_weight=weights, batch_size=7, verbose=0)
+        predicted = model.predict(x, batch_size=BATCH, verbose=0)
+        logs = [history[key] for key in sorted(history)]
+        return [*logs, evaluated, *predicted, *model.get_weights()]
+
+    same(mirrored, results)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +107,6 @@ def test_compiled_steps_do(mirrored: Any) -> None:
         ("SharedBottom", {"dnn_use_bn": True}),
         ("STAR", {}),
         ("MMoE", {"gate": "dselect_k", "num_selected": 2, "entropy_weight": 0.1}),
-        ("ESCM2", {"estimator": "snips"}),
         ("SharedBottom", {"task_types": ["regression", "lifetime_value"]}),
     ],
 )
@@ -98,37 +114,30 @@ def test_means_over_rows_in_layers_are_of_the_whole_batch(
     mirrored: Any, name: str, options: dict[str, Any]
 ) -> None:
     """Moments, too: their variances as differences of squares, which costs a digit."""
-    same(mirrored, lambda: trained(name, SGD, **options), rtol=1e-4, atol=1e-5)
+    same(mirrored, lambda: fitted(name, **options), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "joint",
-    [
+def test_joint_losses_are_of_the_whole_batch(mirrored: Any) -> None:
+    joint = [
         OrderPenalty(*PAIR),
         FunnelLoss(*PAIR),
         ConversionRisk(*PAIR, cvr="task_2", estimator="snips"),
         PairwiseRankLoss("task_2", groups="user"),
         JRCLoss("task_2"),
-    ],
-    ids=lambda joint: joint.name,
-)
-def test_joint_losses_are_of_the_whole_batch(mirrored: Any, joint: Any) -> None:
-    same(mirrored, lambda: trained("SharedBottom", SGD, {"joint_losses": [joint]}))
+    ]
+    same(mirrored, lambda: fitted("SharedBottom", {"joint_losses": joint}))
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight"])
 def test_losses_of_other_reductions(mirrored: Any, reduction: str) -> None:
     loss = keras.losses.BinaryCrossentropy(reduction=reduction)
-    same(
-        mirrored,
-        lambda: trained("SharedBottom", lambda: keras.optimizers.SGD(0.01), {"loss": loss}),
-    )
+    same(mirrored, lambda: fitted("SharedBottom", {"optimizer": sgd(0.01), "loss": loss}))
 
 
 def test_labels_that_are_integers_and_several_classes(mirrored: Any) -> None:
     def results() -> list[Any]:
         model = toy.build("SharedBottom", task_types=[("multiclass", 3), ("multilabel", 2)], seed=1)
-        model.compile(SGD(), metrics="default", run_eagerly=True)
+        model.compile(sgd(), metrics="default", run_eagerly=True)
         classes = np.arange(ROWS) % 3
         several = np.stack([classes == 1, classes > 0], axis=1).astype("int32")
         history = model.fit(data()[0], [classes, several], batch_size=BATCH, verbose=0)
@@ -153,7 +162,7 @@ def test_data_sets_of_any_batches(mirrored: Any) -> None:
 
     def results() -> list[Any]:
         model = toy.build("SharedBottom", seed=1)
-        model.compile(SGD(), run_eagerly=True)
+        model.compile(sgd(), run_eagerly=True)
         dataset = tf.data.Dataset.from_tensor_slices((x, tuple(y))).batch(BATCH)
         kept = [
             model.fit(dataset, shuffle=False, verbose=0),
@@ -166,11 +175,11 @@ def test_data_sets_of_any_batches(mirrored: Any) -> None:
     same(mirrored, results)
 
 
-@pytest.mark.parametrize("rows", [6, 5, 1])
+@pytest.mark.parametrize("rows", [5, 1])
 def test_one_batch(mirrored: Any, rows: int) -> None:
     def results() -> list[Any]:
         model = toy.build("SharedBottom", seed=1)
-        model.compile(SGD(), metrics=["mae", "AUC"], jit_compile=False)
+        model.compile(sgd(), metrics=["mae", "AUC"], run_eagerly=True)
         x, _, weights = data(rows)
         y = toy.labels(rows=rows)
         y[0][1:3] = np.nan
@@ -188,7 +197,7 @@ def test_one_batch(mirrored: Any, rows: int) -> None:
 
 def test_dropout_draws(mirrored: Any) -> None:
     with mirrored.scope():
-        assert all(np.isfinite(v).all() for v in trained("SharedBottom", dnn_dropout=0.3))
+        assert all(np.isfinite(v).all() for v in fitted("SharedBottom", dnn_dropout=0.3))
 
 
 def test_what_needs_the_gradients_of_one_device_is_refused(mirrored: Any) -> None:
