@@ -1,4 +1,4 @@
-"""What every test shares: nothing but how it is compiled."""
+"""What every test shares: nothing but how it is compiled, and for how many devices."""
 
 import os
 
@@ -11,3 +11,11 @@ if os.environ.get("KERAS_BACKEND") == "jax":
         "--xla_force_host_platform_device_count=4",
     )
     os.environ.setdefault("NPROC", "16")  # threads, so that four devices don't wait for each other
+
+if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+    import tensorflow as tf
+
+    # Two devices, of which a strategy makes replicas; without one, all runs on the first.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )

@@ -26,7 +26,7 @@ def fair_coefficients(gram: Any, alpha: float) -> Any:
     1e-5, with which d goes to 0 there.
     """
     cosines, norms = normalize(gram)
-    present, eye = ops.cast(norms > 0, "float32"), ops.eye(gram.shape[0])
+    present, eye = ops.cast(norms > 0, "float32"), ops.eye(gram.shape[0], dtype="float32")
     cosines = cosines + (1.0 - present) * eye  # so that tasks left out have no part in it
     least = ops.min(ops.linalg.eigh(cosines)[0])
     cosines = cosines + ops.maximum(1e-5 - least, 0.0) * eye
@@ -57,7 +57,7 @@ def fair_coefficients(gram: Any, alpha: float) -> Any:
 def _solve(matrix: Any, diagonal: Any, rhs: Any) -> Any:
     """Solve (M + diag(e)) x = b `(T,)` by a system whose diagonal is 1."""
     scale = 1.0 / ops.sqrt(ops.diagonal(matrix) + diagonal)
-    apart = 1.0 - ops.eye(matrix.shape[0])
+    apart = 1.0 - ops.eye(matrix.shape[0], dtype="float32")
     system = matrix * apart * scale[:, None] * scale + (1.0 - apart)
     return scale * solve(system, (scale * rhs)[:, None])[:, 0]
 

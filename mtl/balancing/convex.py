@@ -155,7 +155,7 @@ class UPGrad(FaceBalancer):
         cosines, norms = normalize(gram)
         # The projection of u_k is u_k + Σ_j z_j u_j, with the z ≥ 0 of least |…|². On the set
         # where z is positive, the sum is orthogonal to the u_j.
-        own = ops.eye(gram.shape[0])
+        own = ops.eye(gram.shape[0], dtype="float32")
         faces = ops.stack(solve_faces(cosines, *ops.unstack(-cosines)), axis=1)
         z = ops.concatenate([ops.zeros_like(faces[:1]), ops.maximum(faces, 0.0)])
         projected = multiply(own + z, cosines)

@@ -44,13 +44,13 @@ class Surgery(GradientBalancer):
             a row per task, and the cosines that were met.
         """
         tasks = cosines.shape[0]
-        rows = eye = ops.eye(tasks)
-        met = ops.zeros((tasks, tasks))
-        keys = keras.random.uniform((tasks, tasks), seed=self.seed_generator)
+        rows = eye = ops.eye(tasks, dtype="float32")
+        met = ops.zeros((tasks, tasks), "float32")
+        keys = keras.random.uniform((tasks, tasks), dtype="float32", seed=self.seed_generator)
         # The largest key is the task's own: it comes last, and is left out.
         order = ops.argsort(keys + 2 * eye, axis=-1)
         for step in range(tasks - 1):
-            other = ops.one_hot(order[:, step], tasks)
+            other = ops.one_hot(order[:, step], tasks, dtype="float32")
             projected = multiply(rows, cosines)
             norm = ops.sqrt(ops.maximum(dot(rows, projected), 1e-12))
             cosine = ops.clip(dot(other, projected) / norm, -1.0, 1.0)
@@ -135,7 +135,7 @@ class GradVac(Surgery):
         targets = ops.convert_to_tensor(self.targets)
         rows, met = self._operate(cosines, targets)
         present = ops.cast(norms > 0, "float32")
-        pairs = present[:, None] * present * (1.0 - ops.eye(gram.shape[0]))
+        pairs = present[:, None] * present * (1.0 - ops.eye(gram.shape[0], dtype="float32"))
         self.targets.assign(targets + self.beta * pairs * (met - targets))
         return multiply(norms, rows) * reciprocal(norms)
 
@@ -200,8 +200,8 @@ class GradDrop(GradientBalancer):
     def _drop(self, gradients: Sequence[Any]) -> Any:
         total, sizes = sum(gradients), sum(ops.abs(g) for g in gradients)
         purity = 0.5 * (1.0 + total * reciprocal(sizes))
-        drawn = keras.random.uniform(total.shape, seed=self.seed_generator)
-        sign = ops.where(purity > drawn, 1.0, -1.0)
+        drawn = keras.random.uniform(total.shape, dtype="float32", seed=self.seed_generator)
+        sign = 2 * ops.cast(purity > drawn, "float32") - 1
         return sum(
             ops.where(g * sign > 0, g, leak * g)
             for g, leak in zip(gradients, self._leaks, strict=True)

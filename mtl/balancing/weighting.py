@@ -97,7 +97,8 @@ class RLW(Balancer):
 
     def weights_of(self, losses: Any) -> Any:
         """Draw the weights."""
-        return ops.softmax(keras.random.normal(losses.shape, seed=self.seed_generator))
+        drawn = keras.random.normal(losses.shape, dtype="float32", seed=self.seed_generator)
+        return ops.softmax(drawn)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -173,13 +173,13 @@ class DSelectK(Gating):
         return selected[:, :, : self.num_experts]
 
     def _penalize(self, selected: Any) -> None:
-        number = ops.maximum(ops.cast(rows.count(selected), selected.dtype), 1)
+        number = ops.cast(rows.count(selected), selected.dtype)
         if self.entropy_weight:
             entropy = -ops.sum(rows.only_real(selected * ops.log(selected + 1e-6)))
-            self.add_loss(self.entropy_weight * entropy / number)
+            self.add_loss(ops.divide_no_nan(self.entropy_weight * entropy, number))
         if self.num_experts < 2**self._bits:
             known = ops.maximum(ops.sum(selected, axis=-1), _LEAST)
-            self.add_loss(ops.sum(rows.only_real(1 / known)) / number)
+            self.add_loss(ops.divide_no_nan(ops.sum(rows.only_real(1 / known)), number))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -317,7 +317,7 @@ def _mean_square(table: Table, looked_up: Any, masks: dict[str, Any]) -> Any:
         mask = ops.expand_dims(ops.concatenate(valid, axis=1), -1)
         squares = ops.where(mask, squares, ops.zeros_like(squares))
     batch = ops.cast(rows_of_batch.count(looked_up), squares.dtype)
-    return ops.sum(squares) / ops.maximum(batch, 1)
+    return ops.divide_no_nan(ops.sum(squares), batch)
 
 
 def _runs(spans: list[tuple[Any, int, int]]) -> list[tuple[Any, int, int]]:

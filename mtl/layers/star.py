@@ -11,7 +11,7 @@ from keras import ops
 from mtl import checks
 from mtl.layers.dnn import DNN
 from mtl.layers.dropout import Dropout
-from mtl.rows import only_real
+from mtl.rows import only_real, replicas_sum
 from mtl.seeds import derive_seed, glorot
 
 
@@ -105,7 +105,7 @@ class PartitionedNormalization(keras.layers.Layer):
         size = self.num_scenarios + 1
 
         def sum_by_scenario(values: Any) -> Any:
-            return ops.segment_sum(only_real(values), rows, num_segments=size)
+            return replicas_sum(ops.segment_sum(only_real(values), rows, num_segments=size))
 
         counts = sum_by_scenario(ops.ones_like(x[:, :1]))
         share = ops.maximum(counts, 1)

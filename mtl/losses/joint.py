@@ -25,6 +25,8 @@ def split_missing(labels: Any) -> tuple[Any, Any]:
 def mean_of_valid(values: Any, valid: Any, sample_weight: Any = None) -> Any:
     """Return Σ weight · value over the valid rows, divided by their number; 0 if there are none.
 
+    On a replica of TensorFlow it is the part of its rows: the mean of these is that of all rows.
+
     Args:
         values: tensor of shape `(B,)`, finite.
         valid: boolean tensor of shape `(B,)`.
@@ -32,7 +34,7 @@ def mean_of_valid(values: Any, valid: Any, sample_weight: Any = None) -> Any:
     """
     if sample_weight is not None:
         values = values * ops.cast(ops.reshape(sample_weight, (-1,)), values.dtype)
-    count = ops.sum(ops.cast(valid, values.dtype))
+    count = rows.replicas_mean(ops.sum(ops.cast(valid, values.dtype)))
     return ops.divide_no_nan(ops.sum(ops.where(valid, values, ops.zeros_like(values))), count)
 
 
@@ -43,6 +45,7 @@ class JointLoss:
     `call`; to be saved with a model, they are registered as any Keras object is. One that needs
     inputs of the model, such as a user's id, has their names as `features`, and its `call` takes
     them as a fourth argument, a dict; one that needs the tasks' types implements `start`.
+    A mean by `mean_of_valid` is one over the rows of all devices.
 
     Args:
         tasks: list of str. The names of the tasks whose outputs it takes.
@@ -258,7 +261,7 @@ class ConversionRisk(JointLoss):
         if self.estimator == "ips":
             return mean(inverse * e)
         if self.estimator == "snips":
-            return ops.divide_no_nan(mean(inverse * e), mean(inverse))
+            return ops.divide_no_nan(mean(inverse * e), rows.replicas_mean(mean(inverse)))
         if self.estimator == "dr":
             imputed = ops.softplus(rest[0])
             fixed_e, fixed_imputed = e, imputed
@@ -319,8 +322,8 @@ class MultiTaskBCE(keras.losses.Loss):
         labels, valid = split_missing(y_true)
         values = ops.where(valid, _cross_entropy(labels, y_pred), ops.zeros_like(y_pred))
         share = ops.divide_no_nan(
-            ops.cast(ops.shape(y_pred)[0], y_pred.dtype),
-            ops.sum(ops.cast(valid, y_pred.dtype), axis=0),
+            ops.cast(rows.count(y_pred), y_pred.dtype),
+            rows.replicas_mean(ops.sum(ops.cast(valid, y_pred.dtype), axis=0)),
         )
         return ops.sum(values * share * ops.convert_to_tensor(weights, y_pred.dtype), axis=-1)
 

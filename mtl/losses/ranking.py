@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from mtl.losses.joint import JointLoss, mean_of_valid, split_missing
+from mtl.rows import of_replicas
 from mtl.tasks import Task
 
 __all__ = ["JRCLoss", "PairwiseRankLoss"]
@@ -53,9 +54,10 @@ class _Ranking(JointLoss):
         Rows compete if they are of one group and have a label.
         """
         (task,) = self.tasks
-        labels, valid = split_missing(ops.reshape(y_true[task], (-1,)))
-        weight = sample_weight.get(task)
+        labels, weight = ops.reshape(y_true[task], (-1,)), sample_weight.get(task)
         weight = ops.ones_like(labels) if weight is None else ops.reshape(weight, (-1,))
+        labels, weight, predictions = map(of_replicas, (labels, weight, y_pred[task]))
+        labels, valid = split_missing(labels)
         together = ops.logical_and(valid[:, None], valid[None, :])
         if self.groups is not None:
             group = features[self.groups]
@@ -64,9 +66,9 @@ class _Ranking(JointLoss):
                     f"`groups` should be a feature of one value per row. Received: "
                     f"{self.groups!r} of shape {tuple(group.shape)}"
                 )
-            group = ops.reshape(group, (-1,))
+            group = of_replicas(ops.reshape(group, (-1,)))
             together = ops.logical_and(together, group[:, None] == group[None, :])
-        scores = self.scores(y_pred[task])
+        scores = self.scores(predictions)
         labels, weight = (ops.cast(v, scores.dtype) for v in (labels, weight))
         return scores, labels, valid, weight, together
 

@@ -9,19 +9,26 @@ import keras
 import numpy as np
 
 from mtl import devices
+from mtl.training import internals, replicas
 from mtl.training.filled import Filled, fill
 
 
 class DistributedModel(keras.Model):
     """A Keras model that fills batches up, where JAX runs under a `keras.distribution`.
 
-    Without one, everything is Keras' own.
+    On TensorFlow replicas of a `MirroredStrategy` take parts of any length. Without either,
+    everything is Keras' own.
     """
 
     @property
     def distributed(self) -> bool:
         """Whether several devices share a batch."""
         return devices.distribution() is not None
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas on TensorFlow compute a step, each a part of the batch."""
+        return replicas.number(self)
 
     def fit(
         self,
@@ -100,26 +107,53 @@ class DistributedModel(keras.Model):
         self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
     ) -> Any:
         """Run one training step, as `keras.Model.train_on_batch` does."""
-        x, y, sample_weight = self.filled(x, y, sample_weight)
-        return super().train_on_batch(x, y, sample_weight, **kwargs)
+        x, y, sample_weight = self._shared(x, y, sample_weight)
+        logs = super().train_on_batch(x, y, sample_weight, **kwargs)
+        return self._logs_of_all(logs)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does."""
-        x, y, sample_weight = self.filled(x, y, sample_weight)
-        return super().test_on_batch(x, y, sample_weight, **kwargs)
+        x, y, sample_weight = self._shared(x, y, sample_weight)
+        logs = super().test_on_batch(x, y, sample_weight, **kwargs)
+        return self._logs_of_all(logs)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predict one batch: the rows of this process."""
         if not self.distributed:
-            return super().predict_on_batch(x)
+            return super().predict_on_batch(*self._shared(x))
         rows = len(next(iter(x.values())))
         filled = devices.shared_out(self.filled(x)[0])
         return keras.tree.map_structure(lambda v: v[:rows], super().predict_on_batch(filled))
 
+    def _shared(self, *batch: Any) -> Any:
+        """Return a batch as the devices share it, in equal parts or as replicas get it in `fit`."""
+        if self.replicas > 1:
+            return replicas.shared_out(self, batch)
+        return self.filled(*batch) if self.distributed else batch
+
+    def _logs_of_all(self, logs: Any) -> Any:
+        """Return the logs of one batch, of which Keras took the mean over replicas."""
+        if self.replicas == 1:
+            return logs
+        whole = {name: float(value) for name, value in self.get_metrics_result().items()}
+        return whole if isinstance(logs, dict) else self._flatten_metrics_in_order(whole)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Create the variables of metrics, from one replica's part of a batch.
+
+        Keras takes the mean of all parts, which it has of equal ones alone.
+        """
+        if self.replicas > 1:
+            compiled = internals.compiled_metrics(self)
+            if compiled is None or compiled.built:
+                iterator = data_batch = None
+            elif iterator is not None:
+                data_batch, iterator = next(next(iter(iterator))[-1]), None
+            data_batch = replicas.first_part(self, data_batch)
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
     def filled(self, *batch: Any) -> Any:
         """Return a batch in a length that the devices can share."""
-        if not self.distributed:
-            return batch
         rows, parts = len(next(iter(batch[0].values()))), devices.parts()
         length = int(devices.of_every_process(math.ceil(rows / parts) * parts).max())
         return fill(batch, length)

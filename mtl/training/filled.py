@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from mtl import devices
-from mtl.rows import count, real
+from mtl.rows import count, real, replicas_mean
 from mtl.training import internals
 
 # Beside the inputs of a batch: which of its rows are real, `(B, 1)`.
@@ -167,4 +167,5 @@ class MeanOverRows(keras.metrics.Mean):
 
     def update_state(self, values: Any, sample_weight: Any = None) -> None:
         """Add a batch's loss; `sample_weight` is the number of its rows."""
-        super().update_state(values, sample_weight if real() is None else count(values))
+        rows = replicas_mean(sample_weight) if real() is None else count(values)
+        super().update_state(values, rows)

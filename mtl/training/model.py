@@ -11,6 +11,7 @@ import numpy as np
 from mtl.context import held
 from mtl.layers import FeatureEncoder
 from mtl.layers.interactions import keras_rs_layers
+from mtl.rows import meet_replicas
 from mtl.tasks import Task
 from mtl.training import packing
 from mtl.training.sharing import shared_parts
@@ -40,6 +41,12 @@ class MultiTaskModel(TaskTrainer):
     `predict`, labels, metrics and exported files know nothing of them.
 
     On TensorFlow, `jit_compile="auto"` means XLA on CPU too, where it pays for stacked experts.
+
+    Made and compiled in the scope of a `tf.distribute.MirroredStrategy`, it trains what one device
+    would, up to rounding: means, moments of normalisations and logs are over all replicas' rows, of
+    which a batch may have any number. Exceptions are dropout, which replicas draw alike; an
+    optimizer's clipping, which Keras does on each replica; functions that return one number for a
+    batch; and logs that callbacks see amid an epoch.
 
     Args:
         inputs: dict from input name to `keras.Input`.
@@ -226,6 +233,8 @@ class MultiTaskModel(TaskTrainer):
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
         """Return the predictions; the trainer of JAX comes here without `__call__`."""
+        # Keras has forgotten what layers added to the last loss, in a list that replicas share.
+        meet_replicas()
         if isinstance(inputs, dict) and inputs.keys() != self.input.keys():
             inputs = self._own_inputs(inputs)
         outputs = super().call(inputs, training=training, mask=mask, **kwargs)

@@ -12,7 +12,7 @@ from keras import ops
 
 from mtl.context import held
 from mtl.losses import JointLoss, ZeroInflatedLogNormal, split_missing
-from mtl.rows import count
+from mtl.rows import count, replicas_mean
 from mtl.tasks import Task
 from mtl.training import packing
 from mtl.training.evaluation import Seen, may_be_nan
@@ -112,7 +112,8 @@ class Objective:
             hidden: dict from name to prediction of the tasks without labels.
             sample_weight: None, or weights as `y`.
             missing: bool. Whether there may be missing labels, or ones that nobody has checked.
-            replicas: int. Number of replicas, whose losses Keras sums.
+            replicas: int. Number of replicas: Keras divides what each has by it, and sums. A
+                replica's own part of a mean is divided by the rows of all, see `mtl.rows`.
             x: the model's inputs by name, as `packing.pack` made them, for joint losses.
             log: bool. Whether to update the means of the logs. Defaults to True.
 
@@ -136,7 +137,9 @@ class Objective:
                     f"`y` should hold labels of every task with a loss. Received: none of "
                     f"{task.name!r} (a missing label is NaN)"
                 )
-            rows = ops.shape(predictions)[0]
+            rows = count(predictions)
+            if replicas > 1 and not may_be_nan(labels):
+                labels = ops.cast(labels, "float32")  # each replica has weights, of its own rows
             kind = self.kinds[k]
             check_shape(task, kind, labels)
             right = None
@@ -147,17 +150,29 @@ class Objective:
                 labels, predictions, weights, valid = mask(
                     task, labels, predictions, weights, loss.reduction in _MEANS
                 )
-                rows = ops.sum(ops.cast(valid, "float32"))
+                rows = replicas_mean(ops.sum(ops.cast(valid, "float32")))
             value = loss(labels, predictions, weights)
+            if replicas > 1:
+                value = ops.sum(value)  # of no rows Keras returns one value for each
+                if loss.reduction == "mean_with_sample_weight":
+                    own = ops.sum(weights)
+                    value = value * ops.divide_no_nan(own, replicas_mean(own))
             if right is not None:  # no gradient comes of such labels, and no number
                 value = ops.where(right, value, ops.full_like(value, float("nan")))
             if mean is not None and log:
                 mean.update_state(value * replicas if replicas > 1 else value, rows)
             losses.append(value * self._weights[k] if self._weights[k] != 1 else value)
-        return losses, self._joint_terms(y, y_pred, hidden, sample_weight, x, log)
+        return losses, self._joint_terms(y, y_pred, hidden, sample_weight, replicas, x, log)
 
     def _joint_terms(
-        self, y: Any, y_pred: Any, hidden: dict[str, Any], sample_weight: Any, x: Any, log: bool
+        self,
+        y: Any,
+        y_pred: Any,
+        hidden: dict[str, Any],
+        sample_weight: Any,
+        replicas: int,
+        x: Any,
+        log: bool,
     ) -> list[Any]:
         values = []
         inputs = packing.unpack(x) if any(joint.features for joint in self._joint) else None
@@ -172,9 +187,10 @@ class Objective:
             ]
             given[1] |= {name: hidden[name] for name in joint.tasks if name in hidden}
             labels, predictions, weights = given
-            values.append(joint(labels, predictions, weights, inputs))
+            value = joint(labels, predictions, weights, inputs)
+            values.append(value / replicas if replicas > 1 else value)
             if log:
-                mean.update_state(values[-1], count(y_pred[0]))
+                mean.update_state(value, count(y_pred[0]))
         return values
 
 
@@ -210,7 +226,7 @@ def mask(
     weights = ops.cast(valid, "float32")
     if rescale:
         rows = ops.cast(ops.shape(weights)[0], "float32")
-        weights = weights * ops.divide_no_nan(rows, ops.sum(weights))
+        weights = weights * ops.divide_no_nan(rows, replicas_mean(ops.sum(weights)))
     if sample_weight is not None:
         weights = ops.where(valid, weights * ops.cast(sample_weight, "float32"), 0.0)
     return labels, predictions, weights, valid

@@ -14,7 +14,7 @@ from mtl import balancing, devices
 from mtl.context import held
 from mtl.optimizers import LazyOptimizer, is_table
 from mtl.rows import real_rows
-from mtl.training import filled, pace, steps
+from mtl.training import filled, pace, replicas, steps
 from mtl.training.whole import WholeSteps, unbroken
 from mtl.training.xla import FullBatchesByXLA, pays_on_cpu
 
@@ -88,7 +88,7 @@ class SteppedModel(WholeSteps):
     @property
     def masked(self) -> bool:
         """Whether steps mask missing labels: unless the data are known to have none."""
-        return self.distributed or self._now("masked", True)
+        return self._now("masked", True) or self.distributed or self.replicas > 1
 
     @masked.setter
     def masked(self, value: bool) -> None:
@@ -120,24 +120,6 @@ class SteppedModel(WholeSteps):
         """Whether the optimizer updates only those rows of tables that a batch looks up."""
         return isinstance(getattr(self.optimizer, "inner_optimizer", self.optimizer), LazyOptimizer)
 
-    @property
-    def replicas(self) -> int:
-        """How many replicas compute a step, each a part of the batch."""
-        if keras.backend.backend() != "tensorflow":
-            return 1
-        return int(self.distribute_strategy.num_replicas_in_sync)
-
-    @property
-    def _under_strategy(self) -> bool:
-        if keras.backend.backend() != "tensorflow":
-            return False
-        import tensorflow as tf
-
-        # A model made in a strategy's scope keeps the strategy; the default one is made by nobody.
-        return self.distribute_strategy is not tf.distribute.get_strategy() or (
-            tf.distribute.has_strategy()
-        )
-
     def prepare_steps(self, auto_steps: bool, auto_jit: bool) -> None:
         """Choose how steps are compiled.
 
@@ -145,10 +127,16 @@ class SteppedModel(WholeSteps):
             auto_steps: bool. Whether each `fit` chooses how many steps a call runs.
             auto_jit: bool. Whether to compile by XLA where Keras would not.
         """
+        if self.replicas > 1 and self.steps_per_execution > 1:
+            raise ValueError(
+                "`steps_per_execution` should be 1 or 'auto' under a distribution strategy, where "
+                f"Keras runs no more at once. Received: {self.steps_per_execution}"
+            )
         self._auto_steps = auto_steps
         self._has_step_variables = False
         self._forget_functions()
-        self._full_batches_by_xla = auto_jit and not self.run_eagerly and pays_on_cpu(self)
+        alone = not (self.run_eagerly or replicas.under_strategy(self))
+        self._full_batches_by_xla = auto_jit and alone and pays_on_cpu(self)
         for variable in self.trainable_variables:
             variable.sparse_gradient = self.lazy
         shared_out = any(is_table(v) and devices.is_shared_out(v) for v in self.weights)
@@ -209,7 +197,7 @@ class SteppedModel(WholeSteps):
         plain = known and not by_steps and not self.run_eagerly
         # Under a strategy Keras runs several steps on data that it has not handed on.
         number = 1
-        if plain and not self._under_strategy:
+        if plain and not replicas.under_strategy(self):
             number = pace.steps_at_once(self, batch_size, callbacks)
         self.steps_per_execution = number
 

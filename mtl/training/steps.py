@@ -214,6 +214,8 @@ def _tensorflow_terms(
     scale = model.optimizer.scale_loss(tf.ones(()))
 
     def gradients(targets: list[Any], factors: list[Any], of: Any = variables) -> list[Any]:
+        # A loss has the dtype of its task's predictions.
+        factors = [tf.cast(f, target.dtype) for f, target in zip(factors, targets, strict=True)]
         return tape.gradient(  # type: ignore[no-any-return]
             targets, of, factors, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 
 from mtl import checks
-from mtl.training import filled, internals, labels, pace, packing, spread, streams
+from mtl.rows import of_this_replica
+from mtl.training import filled, internals, labels, pace, packing, replicas, spread, streams
 from mtl.training.balancers import EndOfEpoch, checked_balancer
 from mtl.training.callbacks import with_callbacks
 from mtl.training.directions import with_directions
@@ -113,6 +114,7 @@ class TaskTrainer(TaskData):
             ValueError: a dict names an unknown task, a list has not one entry per task, an AUC for
                 a task that has none, or the balancer can't serve this model.
         """
+        replicas.check(self, compiling=True)
         losses = spread.spread_losses(self.tasks, loss)
         loss_weights = spread.spread_loss_weights(self.tasks, loss_weights)
         given = checks.as_list(joint_losses)
@@ -214,6 +216,7 @@ class TaskTrainer(TaskData):
                 checked where it is read; of PyTorch's DataLoader, wrong labels make the loss NaN.
         """
         self.check_compiled("fit")
+        replicas.check(self)
         by_class = labels.check_class_weights(self.tasks, class_weight)
         x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class, shuffled=True)
         labels.check_some_labels(self.tasks, "y", y)
@@ -321,6 +324,7 @@ class TaskTrainer(TaskData):
     ) -> Any:
         """Run one training step, as `keras.Model.train_on_batch` does; data as in `fit`."""
         self.check_compiled("train_on_batch")
+        replicas.check(self)
         by_class = labels.check_class_weights(self.tasks, class_weight)
         x, y, sample_weight = self.checked_data(x, y, sample_weight, by_class)
         with self._mask_if_missing(x, y, sample_weight):
@@ -350,8 +354,8 @@ class TaskTrainer(TaskData):
         if not isinstance(internals.objective_of(self), Objective):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         losses, joint = self._loss_terms(x, y, y_pred, sample_weight)
-        rest = [*joint, *(internals.additional_loss(self, loss) for loss in self.losses)]
-        return total(losses, rest, self.balancer if training else None)
+        added = (internals.additional_loss(self, v) for v in of_this_replica(self.losses))
+        return total(losses, [*joint, *added], self.balancer if training else None)
 
     def _loss_terms(self, x: Any, y: Any, y_pred: Any, sample_weight: Any, log: bool = True) -> Any:
         y, sample_weight = self._by_task(y, sample_weight)
@@ -368,7 +372,7 @@ class TaskTrainer(TaskData):
     def task_losses(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Return the tasks' losses `(T,)` of a batch in training, without a word to the logs."""
         losses, _ = self._loss_terms(x, y, self(x, training=True), sample_weight, log=False)
-        return keras.ops.stack(losses)
+        return keras.ops.stack([keras.ops.cast(loss, "float32") for loss in losses])
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Update and return the metrics; labels and weights as in `compute_loss`."""
