@@ -159,7 +159,9 @@ def test_scores_are_named_and_keep_the_index(pipeline: Pipeline) -> None:
     assert pipeline.predict(frame[:0]).shape == (0, 8)
     with pytest.raises(ValueError, match="`frame` should have one column 'city'"):
         pipeline.predict({})
-    with pytest.raises(TypeError, match="`frame` should be a pandas DataFrame. Received: NoneTyp"):
+    with pytest.raises(
+        TypeError, match=r"`frame` should be a pandas DataFrame\. Received: NoneType"
+    ):
         pipeline.predict(None)
     assert repr(pipeline) == "Pipeline(15 raw columns; tasks: a click, why, spent)"
 
