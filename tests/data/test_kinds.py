@@ -268,6 +268,16 @@ def test_files_teach_what_their_rows_teach(tmp_path: pathlib.Path) -> None:
         new().fit_parquet(tmp_path, verbose=0)
 
 
+@pytest.mark.parametrize("columns", ["history", "when"])
+def test_json_holds_a_kind_alone(columns: str) -> None:
+    given = {"history": {"sequences": {"history": {"separator": "|"}}}, "when": {"times": ["when"]}}
+    encoder = TableEncoder(["item"], **given[columns]).fit(log())
+    loaded = TableEncoder.from_json(json.loads(json.dumps(encoder.to_json())))
+    assert loaded.feature_columns == encoder.feature_columns
+    for name, expected in encoder.transform(log()).items():
+        np.testing.assert_array_equal(loaded.transform(log())[name], expected, name)
+
+
 def test_json_holds_every_kind(tmp_path: pathlib.Path) -> None:
     encoder = log_encoder(scaling="standard").fit(log())
     described = json.loads(json.dumps(encoder.to_json()))

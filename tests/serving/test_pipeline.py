@@ -368,6 +368,25 @@ def test_exported_graphs_score_raw_rows_as_the_pipeline(
 
 
 @exported_here
+def test_any_name_of_a_column_is_served(tmp_path: pathlib.Path) -> None:
+    names = ["a-b", "a_b", "a b", "2nd", "class", "self", "-x", "naïve", "inputs", "click"]
+    frame = pd.DataFrame({name: ["u", "v"] * 5 for name in names})
+    fitted = TableEncoder(names).fit(frame)
+    pipeline = Pipeline(fitted, model_of(fitted))
+    expected, x = pipeline.predict(frame).to_numpy(), served(pipeline, frame)
+    assert list(x) == [
+        "a_b_", "a_b", "a_b__", "input_2nd", "class_", "self_", "input_x", "nauefve", "inputs",
+        "click",
+    ]  # fmt: skip
+    pipeline.export(tmp_path / "saved")
+    np.testing.assert_allclose(served_by(tmp_path / "saved", x), expected, rtol=1e-6, atol=1e-6)
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"]
+    assert sorted(signature.structured_input_signature[1]) == sorted(x)
+
+
+@exported_here
 def test_hashes_are_served_by_a_saved_model(tmp_path: pathlib.Path) -> None:
     frame = log().assign(user=np.arange(ROWS) * 10**12, word=log()["city"])
     frame.loc[3, "word"] = ""
