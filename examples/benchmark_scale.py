@@ -1,9 +1,12 @@
-"""Rows streamed from Parquet against rows in memory, and several devices against one.
+"""Rows streamed from Parquet against rows in memory, to train and to score, and several devices.
 
 `stream`: a Shared-Bottom is trained on 40 columns (32 of ids, 8 of numbers) and two tasks, in
 batches of 4,096 rows: from arrays, from a ParquetStream of ids, and of raw values through a
 TableEncoder, with 20 times as many rows as well (the same file under 20 names). Rows per second of
 the epochs after the first, and the peak of the process' memory.
+
+`score`: the same model and its TableEncoder score raw rows in memory, and 20 times as many in files
+by `mtl.serving.scoring`.
 
 `devices` (JAX): a Shared-Bottom reads eight features from one table of V rows of 16 numbers, in
 batches of 8,192 rows, with LazyAdam: on one device, on four that each hold the whole table, and on
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before mtl, which may load TensorFlow
 
@@ -36,7 +40,10 @@ from mtl.benchmark.processes import in_turns, measure, report
 IDS, NUMBERS, VOCABULARY, BATCH, TIMES = 32, 8, 1000, 4096, 20
 TASKS = ["click", "buy"]
 FEATURES, DIM, TABLE_BATCH = 8, 16, 8192
-SOURCES = ["arrays", "ids", "raw", f"ids, {TIMES} times the rows"]
+SOURCES = {
+    "stream": ["arrays", "ids", "raw", f"ids, {TIMES} times the rows"],
+    "score": ["arrays", f"files, {TIMES} times the rows"],
+}
 SPREAD = {"one": 1, "batches": 4, "tables": 4}
 
 
@@ -69,10 +76,18 @@ def write(folder: Path, rows: int) -> None:
     encoder.fit(text.head(100_000)).save(folder / "encoder.json")
 
 
+def bottom(features: list) -> Any:
+    """Return the Shared-Bottom of `stream` and `score`."""
+    from mtl.models import SharedBottom
+
+    return SharedBottom(
+        features, task_names=TASKS, bottom_dnn_units=(64, 32), tower_dnn_units_lists=[[16], [16]]
+    )
+
+
 def stream_here(source: str, folder: Path) -> None:
     """Train from one source, and report rows per second."""
     from mtl.data import ParquetStream, TableEncoder
-    from mtl.models import SharedBottom
 
     y = None
     if source == "arrays":
@@ -88,9 +103,7 @@ def stream_here(source: str, folder: Path) -> None:
             file = folder / "many"
         x = ParquetStream(file, encoder, TASKS, BATCH, pool_rows=200_000)
         rows = x.table.rows
-    model = SharedBottom(
-        columns(), task_names=TASKS, bottom_dnn_units=(64, 32), tower_dnn_units_lists=[[16], [16]]
-    )
+    model = bottom(columns())
     model.compile("adam")
     epochs = 1 if source.startswith("ids,") else 3
     ends = []
@@ -104,6 +117,32 @@ def stream_here(source: str, folder: Path) -> None:
     model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=[watch])
     seconds = np.diff(ends)[1:] if epochs > 1 else np.diff(ends)
     report(thousand_rows=rows / np.median(seconds) / 1000)
+
+
+def score_here(source: str, folder: Path) -> None:
+    """Score raw rows in memory or in files, and report rows per second."""
+    from mtl.data import TableEncoder
+    from mtl.serving import Pipeline
+    from mtl.serving.scoring import score_files
+
+    encoder, file = TableEncoder.load(folder / "encoder.json"), folder / "raw.parquet"
+    pipeline = Pipeline(encoder, bottom(encoder.feature_columns))
+    if source == "arrays":
+        frame = pd.read_parquet(file)
+        pipeline.predict(frame[:BATCH])
+        start = time.perf_counter()
+        pipeline.predict(frame)
+        rows = len(frame)
+    else:
+        pipeline.save(folder / "pipeline")
+        (folder / "log").mkdir(exist_ok=True)
+        for i in range(TIMES):
+            (folder / "log" / f"{i:02}.parquet").unlink(missing_ok=True)
+            (folder / "log" / f"{i:02}.parquet").symlink_to(file)
+        start = time.perf_counter()
+        scores = score_files(folder / "pipeline", folder / "log", folder / "scores", verbose=0)
+        rows = sum(len(pd.read_parquet(path)) for path in scores)
+    report(thousand_rows=rows / (time.perf_counter() - start) / 1000)
 
 
 def devices_here(spread: str, vocabulary: int) -> None:
@@ -161,9 +200,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=["stream", "devices"], default="stream")
-    parser.add_argument("--rows", type=positive, default=1_000_000, help="of stream (1000000)")
-    parser.add_argument("--backends", nargs="+", default=["jax", "tensorflow"], help="of stream")
+    parser.add_argument("what", nargs="?", choices=[*SOURCES, "devices"], default="stream")
+    parser.add_argument(
+        "--rows", type=positive, default=1_000_000, help="of stream and score (1000000)"
+    )
+    parser.add_argument(
+        "--backends", nargs="+", default=["jax", "tensorflow"], help="of stream and score"
+    )
     parser.add_argument(
         "--vocabularies", type=positive, nargs="+", default=[1_000_000, 20_000_000], help="V"
     )
@@ -171,8 +214,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     parser.add_argument("--here", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.here and args.what == "stream":
-        stream_here(args.here[0], Path(args.here[1]))
+    if args.here and args.what in SOURCES:
+        here = {"stream": stream_here, "score": score_here}[args.what]
+        here(args.here[0], Path(args.here[1]))
         return
     if args.here:
         devices_here(args.here[0], int(args.here[1]))
@@ -185,10 +229,12 @@ def main() -> None:
         shown = {k: v for k, v in results[-1].items() if k != "versions"}
         print(shown, file=sys.stderr, flush=True)
 
-    if args.what == "stream":
+    if args.what in SOURCES:
         with tempfile.TemporaryDirectory() as temporary:
             write(Path(temporary), args.rows)
-            cases = [(backend, source) for backend in args.backends for source in SOURCES]
+            cases = [
+                (backend, source) for backend in args.backends for source in SOURCES[args.what]
+            ]
             for repeat, (backend, source) in in_turns(cases, args.repeats):
                 environment = {"KERAS_BACKEND": backend}
                 run(repeat, f"{backend}: {source}", (source, temporary), environment)

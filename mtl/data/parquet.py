@@ -37,6 +37,7 @@ class ParquetTable:
             named `key=value` give a column) or globs, such as "log/day=2024-01-*".
         columns: dict from column to a function of its Arrow type, which returns what is expected
             in words where the type doesn't do, and None where it does.
+        empty: bool. Whether there may be no rows at all, which are then a group. Defaults to False.
 
     Attributes:
         groups: list of `Group`, in the order of the files' names.
@@ -49,7 +50,9 @@ class ParquetTable:
             that has another type, or no rows at all. The message names the file.
     """
 
-    def __init__(self, path: Any, columns: Mapping[str, Callable[[Any], str | None]]) -> None:
+    def __init__(
+        self, path: Any, columns: Mapping[str, Callable[[Any], str | None]], empty: bool = False
+    ) -> None:
         import_pyarrow()
         paths = _found(path)
         keys = _partition_keys(paths)
@@ -66,6 +69,8 @@ class ParquetTable:
         ]
         self.rows = sum(group.rows for group in self.groups)
         if not self.rows:
+            self.groups = [Group(0, 0, 0)]
+        if not self.rows and not empty:
             raise ValueError(f"`path` should hold at least one row. Received: {path!r} without any")
 
     def name_of(self, group: Group) -> str:
@@ -93,7 +98,10 @@ class ParquetTable:
         stored = [name for name in self._columns if name not in file.keys]
         try:
             with pa.parquet.ParquetFile(file.path, metadata=file.metadata) as opened:
-                table = opened.read_row_group(group.number, stored, use_threads=False)
+                if group.rows:
+                    table = opened.read_row_group(group.number, stored, use_threads=False)
+                else:
+                    table = opened.schema_arrow.empty_table().select(stored)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"{file.path!r} should be a whole Parquet file. Received: a damaged row group "

@@ -307,7 +307,7 @@ class TableEncoder:
         self._check_fitted("to_json")
         learnt = {name: column.to_json() for name, column in self.columns.items()}
         version = _EXTENDED if any("before" in one for one in learnt.values()) else _VERSION
-        if any(not isinstance(c, _OLD) or c.settings.get("hash") for c in self.columns.values()):
+        if any(type(c) not in _OLD or c.settings.get("hash") for c in self.columns.values()):
             version = _KINDS
         return {
             "format": _FORMAT,

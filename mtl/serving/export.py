@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import keyword
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ _BACKENDS = {
     "litert": ("tensorflow",),
 }
 _BATCH = "batch"
+_RESERVED = (*keyword.kwlist, "self")  # which are no arguments of a function
 
 
 def check_export(columns: list[Any], format: Any) -> None:
@@ -75,10 +77,17 @@ def input_names(given: Iterable[str], taken: Collection[str] = ()) -> dict[str, 
         taken: names that are no longer free. Defaults to none.
     """
     names: dict[str, str] = {}
+    taken = {*taken, *_RESERVED}
     # Those that may keep their name come first.
-    for name in sorted(given, key=lambda name: safe_name(name, "input") != name):
-        names[name] = distinct(safe_name(name, "input"), {*names.values(), *taken})
+    for name in sorted(given, key=lambda name: _argument(name) != name):
+        names[name] = distinct(_argument(name), {*names.values(), *taken})
     return names
+
+
+def _argument(name: str) -> str:
+    """Return a name that TensorFlow leaves as it is: it makes arguments of a function of them."""
+    safe = safe_name(name, "input").replace("-", "_")
+    return safe if safe[0].isalpha() else f"input_{safe}"
 
 
 def tidy_onnx(path: Any, output_names: Sequence[str]) -> None:

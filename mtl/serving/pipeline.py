@@ -87,10 +87,9 @@ class Pipeline:
             ValueError: a column is missing or infinite.
         """
         frame = _frame(frame)
-        names = _score_names(self.model.tasks)
+        x, names = self._transform(frame), _score_names(self.model.tasks)
         if not len(frame):
             return pd.DataFrame(columns=names, index=frame.index, dtype="float32")
-        x = self._transform(frame)
         scores = self.model.predict(x, batch_size=batch_size, verbose=0)
         scores = [np.reshape(one, (len(frame), -1)) for one in checks.as_list(scores)]
         return pd.DataFrame(np.concatenate(scores, axis=1), index=frame.index, columns=names)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,14 @@ def score_files(
     whole or not at all. A file of scores that is there, of the same pipeline, input and options,
     is kept, so that a call that was killed goes on where it was, by file; others are replaced.
 
-    In CSV, missing values are what pandas takes for them, such as an empty field or NA.
+    In CSV, missing values are what pandas takes for them, such as an empty field or NA, and columns
+    to keep are strings, as they stand there.
 
     Args:
         folder: str or path. What `Pipeline.save` wrote.
         inputs: str, path, or list of them. Parquet files, CSV files (`.csv`), or folders of such.
         output: str or path. A file that ends in ".parquet", for one file; else a folder, in which
-            a file has the name of its input.
+            a file has the name of its input, below the same folders if it was found in one.
         tasks: list of str, or None. The tasks to score. Defaults to None: all.
         columns: list of str. Columns of the input to keep beside the scores. Defaults to none.
         verbose: int. 0 shows no progress. Defaults to 1.
@@ -59,13 +61,13 @@ def score_files(
     Raises:
         FileNotFoundError: no such folder or file.
         ImportError: pyarrow isn't installed.
-        ValueError: no pipeline, an unknown task, files of one name, a damaged file, or a column
-            that is absent, of a wrong type, or named as the scores are.
+        ValueError: no pipeline, an unknown task, files of one name, an output among the inputs, a
+            damaged file, or a column that is absent, of a wrong type, or named as the scores are.
     """
     import_pyarrow()
     pipeline = Pipeline.load(folder)
     names = _check_tasks(pipeline, tasks)
-    keep = checks.entries("columns", columns, "a list of column names")
+    keep = list(dict.fromkeys(checks.entries("columns", columns, "a list of column names")))
     if len(names) == 1 and len(pipeline.model.tasks) > 1:
         pipeline = Pipeline(pipeline.encoder, extract_task(pipeline.model, names[0]))
     scores = [
@@ -76,14 +78,17 @@ def score_files(
     ]
     if both := sorted({*keep} & {*scores}):
         raise ValueError(f"`columns` should have other names than the scores. Received: {both}")
-    files = _files(inputs)
-    targets = _targets(files, Path(output))
+    targets = _targets(_files(inputs, Path(output)), Path(output))
     digest = hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
     marks = [
         json.dumps([digest, file.stat().st_size, file.stat().st_mtime_ns, scores, keep]).encode()
-        for file in files
+        for file in targets
     ]
-    left = [one for one in zip(files, targets, marks, strict=True) if _mark_of(one[1]) != one[2]]
+    left = [
+        (file, target, mark)
+        for (file, target), mark in zip(targets.items(), marks, strict=True)
+        if _mark_of(target) != mark
+    ]
     readers = [_reader(file, pipeline, keep) for file, *_ in left]  # errors before any work
     rows = [reader.rows for reader in readers]
     total = None if None in rows else sum(rows)
@@ -92,30 +97,47 @@ def score_files(
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:
             _write(temporary, reader, pipeline, scores, keep, mark, progress)
-    return targets
+    return list(targets.values())
+
+
+# What reads a file has tables of the columns to keep, and behind them those of the pipeline.
 
 
 class _Parquet:
-    def __init__(self, path: Path, kinds: dict[str, arrow.Kind]) -> None:
-        self._table = ParquetTable(path, kinds)
+    def __init__(self, path: Path, columns: dict[str, Any], keep: Sequence[str]) -> None:
+        kinds: dict[str, arrow.Kind] = {name: _Any() for name in keep}
+        kinds |= {name: column.holds for name, column in columns.items()}
+        self.path, self._names = path, [*keep, *columns]
+        self._table = ParquetTable(path, kinds, empty=True)
         self.rows: int | None = self._table.rows
 
     def __iter__(self) -> Iterator[Any]:
-        yield from map(self._table.read, self._table.groups)
+        for group in self._table.groups:
+            yield self._table.read(group).select(self._names)
 
 
 class _Csv:
     def __init__(self, path: Path, columns: dict[str, Any], keep: Sequence[str]) -> None:
+        import pyarrow as pa
         from pyarrow import csv
 
-        self._path = path
         types = {name: kind for name, column in columns.items() if (kind := _csv_type(column))}
+        self.path, self._names = path, [*keep, *columns]
+        # Behind `keep`, by place: a column that is kept, too, is read as a string.
+        self._casts = {
+            len(keep) + i: types[name]
+            for i, name in enumerate(columns)
+            if name in keep and name in types
+        }
+        missing = csv.ConvertOptions().null_values
         self._options = {
             "read_options": csv.ReadOptions(block_size=_BLOCK),
+            "parse_options": csv.ParseOptions(newlines_in_values=True),
             "convert_options": csv.ConvertOptions(
-                include_columns=list(dict.fromkeys([*columns, *keep])),
-                column_types=types,
+                include_columns=list(dict.fromkeys(self._names)),
+                column_types={**types, **dict.fromkeys(keep, pa.string())},
                 strings_can_be_null=True,
+                null_values=[*missing, "None", "<NA>"],  # as pandas has them
             ),
         }
         self.rows: int | None = None
@@ -125,14 +147,22 @@ class _Csv:
         from pyarrow import csv
 
         try:
-            with csv.open_csv(self._path, **self._options) as batches:
+            with csv.open_csv(self.path, **self._options) as batches:
+                yield self._table(batches.schema.empty_table())  # in case that there are no rows
                 for batch in batches:
-                    yield pa.Table.from_batches([batch])
+                    yield self._table(pa.Table.from_batches([batch]))
         except (pa.ArrowException, KeyError) as error:
             raise ValueError(
-                f"{str(self._path)!r} should be a CSV file with the pipeline's columns. "
+                f"{str(self.path)!r} should be a CSV file with the pipeline's columns. "
                 f"Received: {error}"
             ) from error
+
+    def _table(self, read: Any) -> Any:
+        table = read.select(self._names)
+        for place, kind in self._casts.items():
+            name = self._names[place]
+            table = table.set_column(place, name, read[name].cast(kind))
+        return table
 
 
 def _csv_type(column: Any) -> Any:
@@ -159,16 +189,12 @@ def _csv_type(column: Any) -> Any:
 
 
 def _reader(file: Path, pipeline: Pipeline, keep: Sequence[str]) -> Any:
-    if file.suffix == ".csv":
-        return _Csv(file, pipeline.columns, keep)
-    kinds: dict[str, arrow.Kind] = {name: _Any() for name in keep}
-    kinds |= {name: column.holds for name, column in pipeline.columns.items()}
-    return _Parquet(file, kinds)
+    return (_Csv if file.suffix == ".csv" else _Parquet)(file, pipeline.columns, keep)
 
 
 def _write(
     path: Path,
-    tables: Iterable[Any],
+    reader: Any,
     pipeline: Pipeline,
     scores: Sequence[str],
     keep: Sequence[str],
@@ -180,10 +206,13 @@ def _write(
 
     writer = None
     try:
-        for table in _parts(tables):
-            frame = arrow.frame_of(table.select(list(pipeline.columns)))
-            predicted = pipeline.predict(frame)
-            scored = table.select(list(keep))
+        for table in _parts(reader):
+            places = range(table.num_columns)
+            try:
+                predicted = pipeline.predict(arrow.frame_of(table.select(places[len(keep) :])))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{str(reader.path)!r} can't be scored: {error}") from error
+            scored = table.select(places[: len(keep)])
             for name in scores:
                 scored = scored.append_column(name, pa.array(predicted[name].to_numpy()))
             if writer is None:
@@ -207,8 +236,7 @@ def _parts(tables: Iterable[Any]) -> Iterator[Any]:
             whole = pa.concat_tables(waiting)
             yield whole[:_ROWS]
             waiting = [whole[_ROWS:]]
-    if waiting and (sum(map(len, waiting)) or len(waiting) == 1):
-        yield pa.concat_tables(waiting)
+    yield pa.concat_tables(waiting)
 
 
 def _check_tasks(pipeline: Pipeline, tasks: Sequence[str] | None) -> list[str]:
@@ -221,31 +249,43 @@ def _check_tasks(pipeline: Pipeline, tasks: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _files(inputs: Any) -> list[Path]:
+def _files(inputs: Any, output: Path) -> dict[Path, Path]:
+    """Return the files that are meant, and where each lies below the folder it was found in."""
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    files: list[Path] = []
+    files: dict[Path, Path] = {}
     for path in map(Path, given):
-        inside = [*path.rglob("*.parquet"), *path.rglob("*.csv")] if path.is_dir() else [path]
-        if not inside or not path.exists():
+        found = {path: Path(path.name)} if path.is_file() else {}
+        if path.is_dir():
+            if output.resolve().is_relative_to(path.resolve()):
+                raise ValueError(
+                    f"`output` should lie outside of {str(path)!r}, whose files are scored. "
+                    f"Received: {str(output)!r}"
+                )
+            inside = sorted([*path.rglob("*.parquet"), *path.rglob("*.csv")])
+            found = {file: file.relative_to(path) for file in inside}
+        if not found:
             raise FileNotFoundError(
                 f"`inputs` should lead to Parquet or CSV files. Received: {str(path)!r}"
             )
-        files += sorted(inside)
+        files |= found
     return files
 
 
-def _targets(files: Sequence[Path], output: Path) -> list[Path]:
+def _targets(files: Mapping[Path, Path], output: Path) -> dict[Path, Path]:
+    """Return the file of scores of each file."""
     if output.suffix == ".parquet":
         if len(files) > 1:
             raise ValueError(
                 f"`output` should be a folder for {len(files)} files. Received: {str(output)!r}"
             )
-        return [output]
-    targets = [output / f"{file.stem}.parquet" for file in files]
-    for target, file in zip(targets, files, strict=True):
-        if targets.count(target) > 1 or target.absolute() == file.absolute():
+        targets = dict.fromkeys(files, output)
+    else:
+        targets = {file: output / place.with_suffix(".parquet") for file, place in files.items()}
+    taken = Counter(target.resolve() for target in targets.values())
+    for file, target in targets.items():
+        if taken[target.resolve()] > 1 or target.resolve() in map(Path.resolve, targets):
             raise ValueError(
-                "`inputs` should have names of their own, outside of `output`. "
+                "`inputs` should have names of their own, other than those of `output`. "
                 f"Received: {str(file)!r}, whose scores would be another file"
             )
     return targets

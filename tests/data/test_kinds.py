@@ -186,6 +186,7 @@ def test_parts_of_times() -> None:
         pd.to_datetime(["2024-05-31 13:45", None]).tz_localize("Asia/Tokyo"),
         pd.to_datetime(["2024-05-31 13:45", None]).astype("datetime64[s]"),
         pd.Series([datetime.datetime(2024, 5, 31, 13, 45), None], dtype=object),
+        pd.Series(["2024-05-31T13:45:00.5+05:30", None]),
     ],
 )
 def test_forms_of_times_agree(values: Any) -> None:
@@ -195,6 +196,34 @@ def test_forms_of_times_agree(values: Any) -> None:
         "x_weekday": [5, 0],
         "x_hour": [14, 0],
     }
+
+
+def test_rows_may_have_zones_of_their_own() -> None:
+    texts = ["2024-03-31T01:59:00+01:00", "2024-03-31T03:00+0200", "2024-03-31 03:00Z",
+             "2024-03-31T03-05", "2024-03-31", "2024-03-31T03:00:00.25 -10:30"]  # fmt: skip
+    times = [pd.Timestamp(text) if text else None for text in [*texts, None]]
+    encoder = TableEncoder(times={"x": {"parts": ["day", "hour", "minute"]}})
+    for values in (pd.Series([*texts, None]), pd.Series(times, dtype=object)):
+        x = encoder.fit_transform(column(values))
+        assert x["x_day"].tolist() == [31] * 6 + [0]
+        assert x["x_hour"].tolist() == [2, 4, 4, 4, 1, 4, 0]
+        assert x["x_minute"].tolist() == [60, 1, 1, 1, 1, 1, 0]
+    with pytest.raises(ValueError, match=r"should hold times such as .*\+99:00"):
+        encoder.fit(column(pd.Series(["2024-03-31T03:00+99:00"])))
+
+
+def test_times_of_arrow_show_the_same_clock() -> None:
+    pa = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    times = pd.Series(pd.to_datetime(["2024-05-31 13:45", None]))
+    for values in (
+        times.dt.tz_localize("Asia/Tokyo").astype(pd.ArrowDtype(pa.timestamp("us", "Asia/Tokyo"))),
+        pd.Series([datetime.date(2024, 5, 31), None], dtype=pd.ArrowDtype(pa.date32())),
+    ):
+        x = TableEncoder(times={"x": {"parts": ["day", "weekday"]}}).fit_transform(column(values))
+        assert {name: ids.tolist() for name, ids in x.items()} == {
+            "x_day": [31, 0],
+            "x_weekday": [5, 0],
+        }
 
 
 def test_parts_are_those_of_pandas() -> None:
@@ -237,6 +266,16 @@ def test_files_teach_what_their_rows_teach(tmp_path: pathlib.Path) -> None:
     numbers.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"'seen' of .*a.parquet.* should hold lists of strings"):
         new().fit_parquet(tmp_path, verbose=0)
+
+
+@pytest.mark.parametrize("columns", ["history", "when"])
+def test_json_holds_a_kind_alone(columns: str) -> None:
+    given = {"history": {"sequences": {"history": {"separator": "|"}}}, "when": {"times": ["when"]}}
+    encoder = TableEncoder(["item"], **given[columns]).fit(log())
+    loaded = TableEncoder.from_json(json.loads(json.dumps(encoder.to_json())))
+    assert loaded.feature_columns == encoder.feature_columns
+    for name, expected in encoder.transform(log()).items():
+        np.testing.assert_array_equal(loaded.transform(log())[name], expected, name)
 
 
 def test_json_holds_every_kind(tmp_path: pathlib.Path) -> None:

@@ -157,6 +157,12 @@ def test_scores_are_named_and_keep_the_index(pipeline: Pipeline) -> None:
     arrays["tags"] = frame["tags"].tolist()
     pd.testing.assert_frame_equal(pipeline.predict(arrays), scores.reset_index(drop=True))
     assert pipeline.predict(frame[:0]).shape == (0, 8)
+    with pytest.raises(ValueError, match="`frame` should have one column 'city'"):
+        pipeline.predict({})
+    with pytest.raises(
+        TypeError, match=r"`frame` should be a pandas DataFrame\. Received: NoneType"
+    ):
+        pipeline.predict(None)
     assert repr(pipeline) == "Pipeline(15 raw columns; tasks: a click, why, spent)"
 
 
@@ -359,6 +365,25 @@ def test_exported_graphs_score_raw_rows_as_the_pipeline(
     assert np.ptp(expected, axis=0).min() > 0.01  # the rows differ in what they are
     for format, scores in scores_elsewhere(pipeline, rows, FORMATS, tmp_path).items():
         np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-6, err_msg=format)
+
+
+@exported_here
+def test_any_name_of_a_column_is_served(tmp_path: pathlib.Path) -> None:
+    names = ["a-b", "a_b", "a b", "2nd", "class", "self", "-x", "naïve", "inputs", "click"]
+    frame = pd.DataFrame({name: ["u", "v"] * 5 for name in names})
+    fitted = TableEncoder(names).fit(frame)
+    pipeline = Pipeline(fitted, model_of(fitted))
+    expected, x = pipeline.predict(frame).to_numpy(), served(pipeline, frame)
+    assert list(x) == [
+        "a_b_", "a_b", "a_b__", "input_2nd", "class_", "self_", "input_x", "nauefve", "inputs",
+        "click",
+    ]  # fmt: skip
+    pipeline.export(tmp_path / "saved")
+    np.testing.assert_allclose(served_by(tmp_path / "saved", x), expected, rtol=1e-6, atol=1e-6)
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"]
+    assert sorted(signature.structured_input_signature[1]) == sorted(x)
 
 
 @exported_here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from mtl.features import SparseFeat
 SECONDS_OF_DAY = 86_400
 DAYS = "days"
 MISSING = np.iinfo(np.int64).min  # as numpy has it
+_ZONE = re.compile(r"([T ]\d\d[\d:.,]*) ?(Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)$")
 
 
 def _march_of(seconds: Any) -> tuple[Any, Any]:
@@ -147,7 +149,8 @@ def seconds(name: str, column: pd.Series[Any]) -> npt.NDArray[np.int64]:
         TypeError: values that are no dates, no times and no strings.
         ValueError: strings that are no dates or times in the form of ISO 8601.
     """
-    if isinstance(column.dtype, pd.CategoricalDtype):
+    # As an array of numpy, Arrow's would be times of UTC.
+    if isinstance(column.dtype, (pd.CategoricalDtype, pd.ArrowDtype)):
         column = column.astype(object)
     if column.dtype.kind != "M":
         for value in column.dropna():
@@ -158,7 +161,7 @@ def seconds(name: str, column: pd.Series[Any]) -> npt.NDArray[np.int64]:
                     'times by `pd.to_datetime(…, unit="s")`)'
                 )
         try:
-            column = pd.to_datetime(column.astype(object), format="ISO8601")
+            column = pd.to_datetime(column.astype(object).map(_clock), format="ISO8601")
         except ValueError as error:
             raise ValueError(
                 f"Time column {name!r} should hold times such as '2024-05-31 13:45:00'. "
@@ -167,6 +170,13 @@ def seconds(name: str, column: pd.Series[Any]) -> npt.NDArray[np.int64]:
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         column = column.dt.tz_localize(None)
     return column.to_numpy().astype("datetime64[s]").astype(np.int64)
+
+
+def _clock(value: Any) -> Any:
+    """Return a time without its zone, of which rows may have several, as in summer and winter."""
+    if isinstance(value, str):
+        return _ZONE.sub(r"\1", value)
+    return value.replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
 
 
 def _days(times: npt.NDArray[np.int64]) -> pd.Series[Any]:
