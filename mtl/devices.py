@@ -52,7 +52,7 @@ def shard_tables(devices: Sequence[str] | None = None) -> Any:
     """
     if keras.backend.backend() != "jax":
         raise RuntimeError(
-            "`shard_tables` should be called with KERAS_BACKEND=jax(). "
+            "`shard_tables` should be called with KERAS_BACKEND=jax. "
             f"Received: KERAS_BACKEND={keras.backend.backend()}"
         )
     names = list(devices or keras.distribution.list_devices())
@@ -152,7 +152,7 @@ def written_once(variables: Iterable[Any]) -> Iterator[bool]:
         return
     from jax.experimental import multihost_utils
 
-    first = jax().process_index() == 0
+    first = is_first()
     taken = []
     for variable in variables:
         value = variable._value
@@ -191,6 +191,11 @@ def processes() -> int:
     if keras.backend.backend() != "jax":
         return 1
     return int(jax().process_count())
+
+
+def is_first() -> bool:
+    """Return whether this is the first, or the only, of JAX's processes."""
+    return processes() == 1 or int(jax().process_index()) == 0
 
 
 def parts() -> int:

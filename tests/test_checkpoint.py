@@ -116,6 +116,29 @@ def test_callbacks_see_one_training(files: pathlib.Path, tmp_path: pathlib.Path)
     assert int(one.optimizer.iterations) == 40
 
 
+def test_processes_may_each_write_what_they_hold(
+    files: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    if toy.BACKEND != "jax":
+        with pytest.raises(ValueError, match="`sharded` should be False with other backends"):
+            Checkpoint(tmp_path, sharded=True)
+        return
+    pytest.importorskip("orbax.checkpoint", reason="the extra scale is not installed")
+    whole, data = model(), stream(files)
+    whole.fit(data, epochs=2, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model().fit(
+            data, epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path, 6, sharded=True), Stop(27)]
+        )
+    (tmp_path / "000009-0000000000.orbax-checkpoint-tmp").mkdir()  # of a write that was cut off
+    with pytest.raises(ValueError, match="with the same `sharded`"):
+        model().fit(data, epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path)])
+    rest, again = model(), Checkpoint(tmp_path, 6, keep=2, sharded=True)
+    rest.fit(data, epochs=2, verbose=0, callbacks=[again])
+    toy.same(state(rest), state(whole), **EXACT)
+    assert [path.name for path in again.checkpoints()] == ["000001-0000000018", "000002-0000000000"]
+
+
 def test_arrays_go_on_at_an_epochs_end(tmp_path: pathlib.Path) -> None:
     x, y = toy.features(48), toy.labels(rows=48)
     options: dict[str, Any] = {"batch_size": 16, "shuffle": False, "verbose": 0}

@@ -80,7 +80,7 @@ def main(folder: Path, run: str, process: int, processes: int, port: str, kill_a
     trained = model()
     callbacks: list[Any] = [keras.callbacks.LambdaCallback(on_epoch_begin=rows.start)]
     if processes > 1:
-        callbacks = [Checkpoint(folder / run, every=EVERY)]
+        callbacks = [Checkpoint(folder / run, every=EVERY, sharded=run == "killed")]
     if kill_at and process == 1:
         callbacks.append(Kill(kill_at))
     history = trained.fit(rows, epochs=EPOCHS, callbacks=callbacks, verbose=0, shuffle=False)
