@@ -56,9 +56,9 @@ def unicode(value: str) -> str:
 
 
 Text = Annotated[StrictStr, AfterValidator(unicode)]
-Numeric = StrictBool | Annotated[StrictFloat, AfterValidator(within_float32)]
-Number = StrictBool | Annotated[StrictFloat, Field(allow_inf_nan=False)]
-Whole = StrictBool | Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)]
+Numeric = Annotated[StrictFloat, AfterValidator(within_float32)] | StrictBool
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictBool
+Whole = Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)] | StrictBool
 
 
 def type_of(column: dict[str, Any]) -> Any:

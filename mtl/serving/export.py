@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from mtl.names import distinct, safe_name
 
@@ -91,7 +92,7 @@ def _argument(name: str) -> str:
 
 
 def tidy_onnx(path: Any, output_names: Sequence[str]) -> None:
-    """Put the outputs of an ONNX file into an order, and give its batch axes one name.
+    """Put the outputs of an ONNX file into an order, give its batch axes one name, drop copies.
 
     The converter sorts outputs by name, so that whoever reads them by place takes one task for
     another, and names the free axis of each input and output anew, so that a server can't tell
@@ -120,4 +121,23 @@ def tidy_onnx(path: Any, output_names: Sequence[str]) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param in free:
                 axis.dim_param = _BATCH
+    _drop_copies(graph)
     onnx.save(content, str(path))
+
+
+def _drop_copies(graph: Any) -> None:
+    """Drop the weights of which a graph asks nothing but the shape: copies of experts' kernels."""
+    from onnx import numpy_helper
+
+    weights = {one.name: one for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Shape" and not node.attribute and node.input[0] in weights:
+            shape = np.array(weights[node.input[0]].dims, "int64")
+            graph.initializer.append(numpy_helper.from_array(shape, node.output[0]))
+            node.Clear()
+    nodes = [node for node in graph.node if node.op_type]
+    used = {name for node in nodes for name in node.input} | {one.name for one in graph.output}
+    kept = [one for one in graph.initializer if one.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
