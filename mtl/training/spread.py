@@ -230,7 +230,10 @@ def _own(task: Task, argument: str, metric: Any, kind: Kind | None, index: int) 
 def _check_auc(task: Task, argument: str, metric: Any, kind: Kind | None) -> None:
     """Raise a ValueError for a task whose labels aren't 0 and 1: the number would be senseless."""
     classes = task.type == "multiclass" and kind is not None and kind.form == "classes"
-    if classes or task.type in ("regression", "lifetime_value"):
+    # A cross-entropy makes probabilities of what is called a regression.
+    likely = kind is not None and kind.form == "probabilities"
+    amounts = task.type == "lifetime_value" or (task.type == "regression" and not likely)
+    if classes or amounts:
         name = metric if isinstance(metric, str) else metric.name
         raise ValueError(
             f"`{argument}` should hold an AUC for binary tasks and labels alone: give a dict by "
