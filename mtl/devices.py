@@ -198,12 +198,12 @@ def is_first() -> bool:
     return processes() == 1 or int(jax().process_index()) == 0
 
 
-def parts() -> int:
-    """Return into how many equal parts the distribution cuts a process' batch."""
+def shareable(rows: int) -> int:
+    """Return the rows that a batch needs so that the devices of a process get equal parts."""
     current = distribution()
     mesh = current.device_mesh
     every = mesh.shape[mesh.axis_names.index(current.batch_dim_name)]
-    return max(int(every) // processes(), 1)
+    return rows + -rows % max(int(every) // processes(), 1)
 
 
 def common_seed() -> int | None:

@@ -98,13 +98,13 @@ def count(values: Any) -> Any:
     return replicas_mean(ops.convert_to_tensor(own)) if among_replicas() else own
 
 
-def only_real(values: Any) -> Any:
-    """Return a tensor `(B, …)` of the batch with zeros in rows that aren't real."""
+def only_real(values: Any, otherwise: float = 0) -> Any:
+    """Return a tensor `(B, …)` of the batch with another value in rows that aren't real."""
     mask = real()
     if mask is None:
         return values
     mask = ops.reshape(mask, (-1, *(1,) * (len(values.shape) - 1)))
-    return ops.where(mask, values, ops.zeros_like(values))
+    return ops.where(mask, values, ops.full_like(values, otherwise))
 
 
 def mean(values: Any) -> Any:

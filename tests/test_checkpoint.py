@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import toy
 
-pa = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
-pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
 
-from mtl.callbacks import Checkpoint  # noqa: E402
-from mtl.data import ParquetStream  # noqa: E402
-from mtl.optimizers import LazyAdam  # noqa: E402
+from mtl.callbacks import Checkpoint
+from mtl.data import ParquetStream
+from mtl.optimizers import LazyAdam
 
 ROWS, BATCH = 640, 32
 EXACT = {"rtol": 0, "atol": 0} if toy.BACKEND == "jax" else {"rtol": 1e-4, "atol": 1e-5}
@@ -41,11 +40,7 @@ class Stop(keras.callbacks.Callback):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("rows")
-    x, y = toy.features(ROWS), toy.labels(rows=ROWS)
-    y[0][::7] = np.nan
-    columns = {n: v if v.ndim == 1 else list(v) for n, v in x.items()}
-    labels = {f"task_{k + 1}": pa.array(v, from_pandas=True) for k, v in enumerate(y)}
-    pq.write_table(pa.table({**columns, **labels}), folder / "rows.parquet", row_group_size=50)
+    toy.write_parquet(folder / "rows.parquet", ROWS, group=50, missing=7)
     return folder
 
 

@@ -76,6 +76,18 @@ def labels(tasks: int = 2, rows: int = 24, seed: int = 1) -> list[np.ndarray]:
     return [(rng.random(rows) < 0.5).astype("float32") for _ in range(tasks)]
 
 
+def write_parquet(path: Any, rows: int, group: int, missing: int) -> None:
+    """Write rows to a file: sequences as lists, and one in `missing` labels of task_1 as null."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    x, y = features(rows), labels(rows=rows)
+    y[0][::missing] = np.nan
+    columns = {name: v if v.ndim == 1 else list(v) for name, v in x.items()}
+    columns |= {f"task_{k + 1}": pa.array(v, from_pandas=True) for k, v in enumerate(y)}
+    parquet.write_table(pa.table(columns), path, row_group_size=group)
+
+
 def build(name: str, num_tasks: int = 2, **options: Any) -> Any:
     """Build a small model; options replace what is small by default."""
     options = {

@@ -52,13 +52,7 @@ def _compiled(model: MultiTaskModel, *data: Any) -> Any:
     model.test_on_batch(*data)  # which makes the metrics
     model.optimizer.build(model.trainable_variables)
     batch = devices.shared_out(tuple(v for v in model.filled(*data) if v is not None))
-    variables = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([v.value for v in kind] for kind in variables)
+    state = model.state_of_step()
     places = keras.tree.map_structure(lambda value: value.sharding, state)
     step = devices.jax().jit(model.train_step, donate_argnums=0, out_shardings=(None, places))
     return step.lower(state, batch).compile()

@@ -10,7 +10,7 @@ import numpy as np
 
 from mtl import devices
 from mtl.training import internals, replicas
-from mtl.training.filled import Filled, fill
+from mtl.training.filled import Filled, fill, rows_of
 
 
 class DistributedModel(keras.Model):
@@ -121,9 +121,9 @@ class DistributedModel(keras.Model):
         """Predict one batch: the rows of this process."""
         if not self.distributed:
             return super().predict_on_batch(*self._shared(x))
-        rows = len(next(iter(x.values())))
         filled = devices.shared_out(self.filled(x)[0])
-        return keras.tree.map_structure(lambda v: v[:rows], super().predict_on_batch(filled))
+        outputs = super().predict_on_batch(filled)
+        return keras.tree.map_structure(lambda v: v[: rows_of(x)], outputs)
 
     def _shared(self, *batch: Any) -> Any:
         """Return a batch as the devices share it, in equal parts or as replicas get it in `fit`."""
@@ -154,9 +154,8 @@ class DistributedModel(keras.Model):
 
     def filled(self, *batch: Any) -> Any:
         """Return a batch in a length that the devices can share."""
-        rows, parts = len(next(iter(batch[0].values()))), devices.parts()
-        length = int(devices.of_every_process(math.ceil(rows / parts) * parts).max())
-        return fill(batch, length)
+        length = devices.of_every_process(devices.shareable(rows_of(batch[0]))).max()
+        return fill(batch, int(length))
 
 
 def _split(data: Any, share: float) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from mtl import devices
-from mtl.rows import count, real, replicas_mean
+from mtl.rows import count, only_real, real, replicas_mean
 from mtl.training import internals
 
 # Beside the inputs of a batch: which of its rows are real, `(B, 1)`.
@@ -50,13 +49,11 @@ def fill(batch: Any, length: int) -> tuple[Any, ...]:
 
 def unlabelled(labels: Any) -> Any:
     """Return labels `(B, …)` of the batch, which are missing in rows that aren't real."""
-    mask = real()
-    if labels is None or mask is None:
+    if labels is None or real() is None:
         return labels
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)):
         labels = ops.cast(labels, "float32")
-    mask = ops.reshape(mask, (-1, *(1,) * (len(labels.shape) - 1)))
-    return ops.where(mask, labels, ops.full_like(labels, float("nan")))
+    return only_real(labels, otherwise=float("nan"))
 
 
 def rows_of(x: Any) -> int:
@@ -82,7 +79,6 @@ class Filled(internals.DataAdapter):
 
     def __init__(self, *data: Any, may_end_early: bool = False, **options: Any) -> None:
         self._adapter = internals.adapter_of(*data, **options)
-        self._parts = devices.parts()
         self._length: int | None = None
         self._batches = self._adapter.num_batches
         self._sizes: list[tuple[int, int]] = []  # of each batch: its rows, and up to how many
@@ -98,7 +94,7 @@ class Filled(internals.DataAdapter):
             )
         longest = self._adapter.batch_size
         longest = min(longest, rows_of(x)) if longest else rows_of(_listed(x[0])[0])
-        every = devices.of_every_process(self._batches, self._up(longest))
+        every = devices.of_every_process(self._batches, devices.shareable(longest))
         batches, lengths = every.T.tolist()
         if len(set(batches)) > 1 and not may_end_early:
             raise ValueError(
@@ -107,18 +103,14 @@ class Filled(internals.DataAdapter):
             )
         self._batches, self._length = max(batches), max(lengths)
 
-    def _up(self, rows: int) -> int:
-        return math.ceil(rows / self._parts) * self._parts
-
     def get_jax_iterator(self) -> Iterator[Any]:
         """Yield the batches."""
         self._sizes = []
         for batch in map(_listed, self._adapter.get_jax_iterator()):
             rows = rows_of(batch[0])
-            length = self._length or self._up(rows)
+            length = self._length or devices.shareable(rows)
             self._sizes.append((rows, length))
-            filled = fill(batch, length)
-            yield filled
+            yield (filled := fill(batch, length))
         while self._length and len(self._sizes) < self._batches:
             self._sizes.append((0, self._length))
             yield {**filled[0], _REAL: np.zeros((self._length, 1), bool)}, *filled[1:]

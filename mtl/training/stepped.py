@@ -10,9 +10,9 @@ from typing import Any
 
 import keras
 
-from mtl import balancing, devices
+from mtl import balancing
 from mtl.context import held
-from mtl.optimizers import LazyOptimizer, is_table
+from mtl.optimizers import LazyOptimizer
 from mtl.rows import real_rows
 from mtl.training import filled, pace, replicas, steps
 from mtl.training.whole import WholeSteps, unbroken
@@ -139,8 +139,7 @@ class SteppedModel(WholeSteps):
         self._full_batches_by_xla = auto_jit and alone and pays_on_cpu(self)
         for variable in self.trainable_variables:
             variable.sparse_gradient = self.lazy
-        shared_out = any(is_table(v) and devices.is_shared_out(v) for v in self.weights)
-        if shared_out and not self.lazy:
+        if not self.lazy and any(getattr(v, "shared_out", False) for v in self.weights):
             raise ValueError(
                 "`optimizer` should be lazy where devices share tables (mtl.optimizers.LazyAdam): "
                 "others make a gradient as large as the table, at every step. "

@@ -164,13 +164,7 @@ def gradient_products(model: Any) -> Callable[..., np.ndarray]:
             lambda v: None if v is None else ops.convert_to_tensor(v), batch
         )
         if backend == "jax":
-            variables = (
-                model.trainable_variables,
-                model.non_trainable_variables,
-                model.optimizer.variables,
-                model.metrics_variables,
-            )
-            batch = ([[v.value for v in kind] for kind in variables], *batch)
+            batch = (model.state_of_step(), *batch)
         result: np.ndarray = ops.convert_to_numpy(compiled(*batch))
         model.reset_metrics()
         return result

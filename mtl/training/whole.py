@@ -145,6 +145,11 @@ class WholeSteps(DistributedModel):
             lists[kind] = self.optimizer.variables if of_optimizer else getattr(self, kind)
         return lists[kind]  # type: ignore[no-any-return]
 
+    def state_of_step(self) -> tuple[list[Any], ...]:
+        """Return what a training step takes on JAX: the values of all variables, by kind."""
+        self._list_anew()
+        return tuple([v.value for v in self._variables_of(kind)] for kind in _KINDS)
+
     def _list_anew(self) -> None:
         self.__dict__.pop("lists", None)
 

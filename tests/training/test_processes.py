@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import toy
 
-pa = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
-pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
 
 ROWS = 203  # in 11 row groups: batches of 8 rows leave some out
 HERE = pathlib.Path(__file__).parent
@@ -23,11 +22,7 @@ HERE = pathlib.Path(__file__).parent
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     pytest.importorskip("jax", reason="the extra jax is not installed")
     folder = tmp_path_factory.mktemp("together")
-    x, y = toy.features(ROWS), toy.labels(rows=ROWS)
-    y[0][::3] = np.nan
-    columns = {n: v if v.ndim == 1 else list(v) for n, v in x.items()}
-    labels = {f"task_{k + 1}": pa.array(v, from_pandas=True) for k, v in enumerate(y)}
-    pq.write_table(pa.table({**columns, **labels}), folder / "rows.parquet", row_group_size=19)
+    toy.write_parquet(folder / "rows.parquet", ROWS, group=19, missing=3)
     return folder
 
 
