@@ -125,21 +125,6 @@ class Filled(internals.DataAdapter):
         """The number of batches, or None."""
         return self._batches if self._length else self._adapter.num_batches
 
-    @property
-    def batch_size(self) -> Any:
-        """The number of rows of a batch, or None."""
-        return self._adapter.batch_size
-
-    @property
-    def has_partial_batch(self) -> Any:
-        """Whether the last batch is shorter."""
-        return self._adapter.has_partial_batch
-
-    @property
-    def partial_batch_size(self) -> Any:
-        """The number of rows of the last batch, or None."""
-        return self._adapter.partial_batch_size
-
     def on_epoch_begin(self) -> None:
         """Pass it on."""
         self._adapter.on_epoch_begin()
