@@ -139,8 +139,7 @@ def test_lists_of_metrics_are_in_task_order(names: list[str]) -> None:
 
 
 def _parameter() -> Any:
-    import torch
-
+    torch = pytest.importorskip("torch", reason="the extra torch is not installed")
     return torch.nn.Parameter(torch.ones(()))
 
 

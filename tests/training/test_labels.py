@@ -120,8 +120,7 @@ def test_labels_outside_their_type_raise_in_data_sets(case: str, stream: str) ->
 
 @pytest.mark.parametrize("case", ["-1 and 1", "1 to C", "-1"])
 def test_labels_outside_their_type_in_a_data_loader_are_no_number(case: str) -> None:
-    from torch.utils.data import DataLoader
-
+    data = pytest.importorskip("torch.utils.data", reason="the extra torch is not installed")
     k, label, _ = WRONG[case]
     model, y = build(TYPES), labels_of_types()
     right = model.evaluate(X, y, verbose=0, return_dict=True)
@@ -131,23 +130,22 @@ def test_labels_outside_their_type_in_a_data_loader_are_no_number(case: str) -> 
         ({n: v[i] for n, v in X.items()}, {n: v[i] for n, v in named.items()}) for i in range(24)
     ]
     before = model.get_weights()
-    logs = model.fit(DataLoader(rows, batch_size=12), shuffle=False, verbose=0).history
+    logs = model.fit(data.DataLoader(rows, batch_size=12), shuffle=False, verbose=0).history
     assert np.isnan(logs[f"{NAMES[k]}_loss"]).all()
     assert np.isnan(logs["loss"]).all()
     assert np.isfinite(logs[f"{NAMES[k - 1]}_loss"]).all()
     assert all(np.isfinite(w).all() for w in model.get_weights())
     model.set_weights(before)
-    logs = model.evaluate(DataLoader(rows, batch_size=24), verbose=0, return_dict=True)
+    logs = model.evaluate(data.DataLoader(rows, batch_size=24), verbose=0, return_dict=True)
     assert logs[f"{NAMES[k - 1]}_loss"] == pytest.approx(right[f"{NAMES[k - 1]}_loss"], rel=1e-5)
 
 
 def test_a_data_loader_takes_no_weights_by_class() -> None:
-    from torch.utils.data import DataLoader
-
+    data = pytest.importorskip("torch.utils.data", reason="the extra torch is not installed")
     rows = [({n: v[i] for n, v in X.items()}, tuple(v[i] for v in Y)) for i in range(24)]
     model = build()
     with pytest.raises(ValueError, match=r"`class_weight` goes with.*`x` of type DataLoader"):
-        model.fit(DataLoader(rows, batch_size=8), class_weight={"task_1": {0: 1.0, 1: 9.0}})
+        model.fit(data.DataLoader(rows, batch_size=8), class_weight={"task_1": {0: 1.0, 1: 9.0}})
 
 
 def test_soft_labels_and_losses_of_ones_own_are_free() -> None:
