@@ -92,7 +92,7 @@ def test_lazy_adam_is_adam_where_all_rows_are_looked_up() -> None:
     x["history"] = np.tile(np.arange(-1, 8), 7)[:60].reshape(20, 3).astype("int32")
     y = [label[:20] for label in Y]
     weights = []
-    for optimizer in (keras.optimizers.Adam(0.01), LazyAdam(0.01)):
+    for optimizer in (keras.optimizers.Adam(0.01, epsilon=1e-3), LazyAdam(0.01, epsilon=1e-3)):
         model = of_tasks()
         model.compile(optimizer, **toy.QUICK)
         model.fit(x, y, batch_size=20, verbose=0)
