@@ -116,7 +116,9 @@ def test_weights_are_those_of_the_losses(lazy):
     for options in ({"balancer": balancing.Fixed([0.5, 2])}, {"loss_weights": [0.5, 2]}):
         model = build("SharedBottom")
         model.compile(
-            LazyAdam(0.05, epsilon=1e-3) if lazy else keras.optimizers.SGD(0.5), **options, **toy.NO_XLA
+            LazyAdam(0.05, epsilon=1e-3) if lazy else keras.optimizers.SGD(0.5),
+            **options,
+            **toy.NO_XLA,
         )
         model.fit(toy.features(), toy.labels(), batch_size=8, epochs=2, shuffle=False, verbose=0)
         results.append(model.get_weights())
