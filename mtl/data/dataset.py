@@ -41,6 +41,8 @@ class MultiTaskData:
             where rows count the same. "val" is absent where `val` is None.
         truth: dict by split of dicts by name of (N,) float32 arrays, or None: true probabilities
             or noise-free targets, which only synthetic data knows.
+        groups: dict by split of (N,) arrays, or None: what group AUC groups the rows by, such as
+            the user's id.
         label_scale: dict of float by regression task, or None: what its labels were divided by.
             Errors times it are in the label's own unit.
 
@@ -57,6 +59,7 @@ class MultiTaskData:
     sample_weight: dict[str, Array] | None = None
     truth: dict[str, dict[str, Array]] | None = None
     label_scale: dict[str, float] | None = None
+    groups: dict[str, Array] | None = None
 
     def __post_init__(self) -> None:
         names = get_feature_names(self.feature_columns)
@@ -67,6 +70,8 @@ class MultiTaskData:
         }
         for split, weights in (self.sample_weight or {}).items():
             _check_rows(f"sample_weight[{split!r}]", {"weights": weights}, rows.get(split))
+        for split, groups in (self.groups or {}).items():
+            _check_rows(f"groups[{split!r}]", {"groups": groups}, rows.get(split))
         for split, truth in (self.truth or {}).items():
             _check_rows(f"truth[{split!r}]", truth, rows.get(split))
         regressions = [task.name for task in self.tasks if task.type == "regression"]

@@ -8,6 +8,8 @@ import http.client
 import lzma
 import os
 import sys
+import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 import zlib
@@ -111,7 +113,7 @@ def download(file: DataFile, absent: Sequence[DataFile] = ()) -> Path:
         ) from None
     try:
         with atomic_path(target) as temporary:
-            _fetch(file, temporary)
+            _fetch(file.url, temporary)
             read_verified(file, temporary, suffix=target.suffix, origin=file.url)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
@@ -194,17 +196,52 @@ def _own_home() -> Path | None:
 
 def _own_folder(file: DataFile) -> Path:
     """Return where a user should put a file: where the environment says, or where we would."""
-    return (_own_home() or cache_home()) / file.dataset
+    return home_of(file.dataset)
 
 
-def _fetch(file: DataFile, path: Path) -> None:
-    with urllib.request.urlopen(file.url, timeout=_TIMEOUT) as response, path.open("xb") as out:
+def fetch_archive(url: str, target: Path) -> None:
+    """Download a .tar.gz and unpack it as a folder, which is there whole or not at all.
+
+    Args:
+        url: str.
+        target: Path. The folder to make, in one that may not exist yet; the archive's only folder
+            has its name.
+
+    Raises:
+        OSError: the server can't be reached, answers with an error or stops early, what it sends
+            is no such archive, or the folder can't be written. Nothing is left behind.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            archive = Path(temporary) / "archive"
+            _fetch(url, archive)
+            with tarfile.open(archive, "r:gz") as content:
+                content.extractall(temporary, filter="data")
+            os.replace(Path(temporary) / target.name, target)
+    except (OSError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        reason = getattr(error, "reason", None) or error
+        raise OSError(
+            f"Could not download {url} to {target}: {reason}. Without a network, get it "
+            f"elsewhere, and unpack it into {target.parent}."
+        ) from None
+
+
+def home_of(dataset: str) -> Path:
+    """Return the folder of a data set that has no checksums: the user's own, or in the cache."""
+    return (_own_home() or cache_home()) / dataset
+
+
+def _fetch(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, path.open("xb") as out:
         size = int(response.headers.get("Content-Length") or 0)
         received = 0
         while chunk := response.read(_CHUNK):
             out.write(chunk)
             received += len(chunk)
-            _show_progress(file.name, received, size)
+            _show_progress(url.rsplit("/", 1)[-1], received, size)
     # read(n) doesn't raise when a connection closes early.
     if received < size:
         raise OSError(f"the connection closed after {received} of {size} bytes")
