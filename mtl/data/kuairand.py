@@ -54,6 +54,7 @@ _RATED = {
 }
 _RATES = [name for name in FEEDBACK if name != "hate"]  # of which there are some 50 in all
 _HISTORY = 50  # videos
+_TIME_ZONE = 8 * 3600  # seconds, of the log's dates
 # Chosen on the validation rows.
 _ENCODER = {"embedding_dim": 8, "encoding": "piecewise_linear", "bins": 16, "min_count": 5}
 
@@ -97,8 +98,8 @@ def load_kuairand(
         `author_id` (priors), the scenario `tab`, the user's and the video's properties, hour and
         weekday; `history`, the last 50 videos viewed long up to the day before, with the
         embedding of `video_id`; and by user, video, author, tag, user and tag, user and author
-        the number of impressions and the rate of each feedback up to the day before, such as
-        `user_like_rate`. `groups` are the users, for group AUC.
+        the number of impressions up to the day before, the days since the last of them and the
+        rate of each feedback, such as `user_like_rate`. `groups` are the users, for group AUC.
 
     Raises:
         FileNotFoundError: the folder, or a file in it, isn't there.
@@ -164,7 +165,7 @@ def read(folder: Path, dates: Sequence[str]) -> tuple[pd.DataFrame, list[Any]]:
     log["click"] = log["click"].astype(float).mask(log["tab"].isin(_WITHOUT_CLICK))
     whole = log
     if log["day"].min() >= 0 and any(folder.glob("user_sequences_*")):
-        earlier = _earlier(_files(folder, "user_sequences_*")[0])
+        earlier = _earlier(_files(folder, "user_sequences_*")[0], first)
         whole = pd.concat([earlier, log], ignore_index=True)
     else:
         whole["counted"] = True
@@ -186,30 +187,32 @@ def _past(log: pd.DataFrame) -> pd.DataFrame:
     counted = log[log["counted"].to_numpy(bool)]
     parts = [
         rates_before(counted, key, _RATES, strength)
-        .rename(columns=lambda column: "seen" if column == "seen" else f"{column}_rate")
+        .rename(columns={name: f"{name}_rate" for name in _RATES})
         .add_prefix(f"{name}_")
         for name, (key, strength) in _RATED.items()
     ]
     return pd.concat(parts, axis=1).reindex(log.index)
 
 
-def _earlier(file: Path) -> pd.DataFrame:
-    """Return what a file of sequences tells of the days before the log, as rows of one day.
+def _earlier(file: Path, first: pd.Timestamp) -> pd.DataFrame:
+    """Return what a file of sequences tells of the days before the first, as rows of a log.
 
-    The videos last shown are rows whose likes and long views are known. What was viewed long
-    before those has rows, too, which count in no rate.
+    The videos last shown are rows whose likes and long views are known, on the day of the user's
+    last one. What was viewed long before those has rows, too, which count in no rate.
     """
-    table = _table(file, ["user_id", "watch_seq", "like_seq", "long_watch_seq"])
+    table = _table(file, ["user_id", "last_time_ms", "watch_seq", "like_seq", "long_watch_seq"])
     shown, liked, viewed = (
         _exploded(table, column) for column in ("watch_seq", "like_seq", "long_watch_seq")
     )
     older = viewed[~viewed.isin(shown)]
     rows = older.append(shown)
+    seconds = table.set_index("user_id")["last_time_ms"] / 1000 + _TIME_ZONE
+    day = (pd.to_datetime(seconds, unit="s") - first).dt.days
     return rows.to_frame(index=False).assign(
         like=rows.isin(liked).astype(float),
         long_view=rows.isin(viewed).astype(float),
         counted=np.arange(len(rows)) >= len(older),
-        day=-1,
+        day=rows.get_level_values("user_id").map(dict(day)),
     )
 
 
@@ -267,12 +270,15 @@ def build(
                 f"Received: none to {name}"
             )
     frame = frame.assign(history=pd.Series(list(history), index=frame.index, dtype=object))
-    rates = [n for n in frame if str(n).endswith(("_seen", "_rate"))]
+    rates = [f"{name}_{what}_rate" for name in _RATED for what in _RATES]
+    counts = [f"{name}_{what}" for name in _RATED for what in ("seen", "since")]
     settings = {**_ENCODER, **(encoder or {})}
     fitted = TableEncoder(
         categorical=["user_id", "video_id", *_VIDEO, "tab", *_USER, "hour", "weekday"],
-        numeric={name: {"scaling": "log"} for name in (*_USER_NUMBERS, *_VIDEO_NUMBERS)}
-        | {name: {} for name in rates},
+        numeric={
+            **{n: {"scaling": "log"} for n in (*_USER_NUMBERS, *_VIDEO_NUMBERS, *counts)},
+            **{name: {} for name in rates},
+        },
         sequences={"history": {"vocabulary": "video_id", "maxlen": _HISTORY}},
         **settings,
     )

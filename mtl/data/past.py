@@ -28,16 +28,18 @@ def rates_before(
         strength: float. Above 0.
 
     Returns:
-        A pd.DataFrame of N rows with the float64 columns `seen`, the number of rows of the key,
-        and by outcome its rate, NaN on days before which no row's outcome is known.
+        A pd.DataFrame of N rows with the float64 columns `seen`, the number of rows of the key;
+        `since`, the days since the last of them, NaN if there is none; and by outcome its rate, NaN
+        on days before which no row's outcome is known.
     """
     known = log[list(outcomes)].notna().add_prefix("known_")
     days = pd.concat([log[list(outcomes)].fillna(0), known], axis=1).astype(float)
     days["seen"] = 1.0
+    days["last"] = log["day"].astype(float)
     own = _codes(log, key)
     mine = _before(days, own, log["day"])
     all_of_them = _before(days, np.zeros_like(own), log["day"])
-    rates = {"seen": mine["seen"]}
+    rates = {"seen": mine["seen"], "since": log["day"] - mine["last"]}
     for outcome in outcomes:
         told = all_of_them[f"known_{outcome}"]
         prior = all_of_them[outcome] / told.where(told > 0)
@@ -86,8 +88,13 @@ def _codes(frame: pd.DataFrame, key: Sequence[str]) -> Array:
 
 
 def _before(days: pd.DataFrame, codes: Array, day: pd.Series[Any]) -> pd.DataFrame:
-    """Return for each row the sums over the rows of its code on days before its own."""
-    daily = days.groupby([codes, day.to_numpy()]).sum()
+    """Return for each row the sums over the rows of its code on days before its own.
+
+    Of the column "last" it is the greatest value, not the sum.
+    """
+    by_day = days.groupby([codes, day.to_numpy()])
+    daily = by_day.sum()
     before = daily.groupby(level=0).cumsum() - daily
+    before["last"] = by_day["last"].max().groupby(level=0).shift()
     rows = pd.MultiIndex.from_arrays([codes, day.to_numpy()])
     return before.take(before.index.get_indexer(rows)).set_index(days.index)

@@ -98,6 +98,7 @@ def test_what_was_known_before_each_day():
     )
     rates = rates_before(table, ["user"], ["like"], strength=2.0)
     assert rates["seen"].tolist() == [0, 0, 0, 2, 3, 1]
+    np.testing.assert_array_equal(rates["since"], [np.nan, np.nan, np.nan, 1, 1, 2])
     # Before day 1 one of three rows is liked, and before day 2 still: one is unknown.
     expected = [np.nan, np.nan, np.nan, (1 + 2 / 3) / 4, (1 + 2 / 3) / 4, (0 + 2 / 3) / 3]
     np.testing.assert_allclose(rates["like"], expected)
@@ -158,7 +159,15 @@ def test_features_tell_of_the_days_before_alone(published):
     assert frame["user_seen"].tolist() == [2, 0, 3, 3, 1, 0, 5]
     assert frame["author_seen"].tolist() == [0, 2, 2, 2, 5, 0, 6]
     assert frame["user_author_seen"].tolist() == [0, 0, 2, 2, 1, 0, 4]
-    assert [list(one) for one in history] == [[10], [], [10, 12], [10, 12], [], [], [10, 12, 10, 11]]
+    assert [list(one) for one in history] == [
+        [10],
+        [],
+        [10, 12],
+        [10, 12],
+        [],
+        [],
+        [10, 12, 10, 11],
+    ]
     # User 1 has liked one of two videos before 04-25, and so has everybody together.
     np.testing.assert_allclose(frame["user_like_rate"][0], (1 + 20 * 1 / 2) / (2 + 20))
     # On 04-26 one of three; a click in a scenario without clicks is no row of the rate of clicks.
@@ -168,7 +177,7 @@ def test_features_tell_of_the_days_before_alone(published):
     assert frame["weekday"].tolist()[:2] == [0, 1]
     assert frame["hour"].tolist()[:4] == [8, 8, 9, 23]
     # What happens on a day changes no feature of that day, or of one before.
-    later = MAY.assign(**{name: 1 for name in FEEDBACK}).where(MAY["date"] >= 20220501, MAY)
+    later = MAY.assign(**dict.fromkeys(FEEDBACK, 1)).where(MAY["date"] >= 20220501, MAY)
     write(published, log_standard_4_22_to_5_08_pure=later)
     changed, _ = kuairand.read(published, dates)
     known = [n for n in frame if str(n).endswith(("_rate", "_seen"))]
@@ -179,6 +188,8 @@ def test_sequences_stand_for_the_days_before(tmp_path):
     sequences = pd.DataFrame(
         {
             "user_id": [1, 2],
+            # 04-24 at noon, and 04-22 at 23:00, in China.
+            "last_time_ms": [1650772800000, 1650639600000],
             "watch_seq": [[10, 11], [12]],
             "like_seq": [[10], []],
             "long_watch_seq": [[13, 10], []],
@@ -187,6 +198,7 @@ def test_sequences_stand_for_the_days_before(tmp_path):
     folder = write(tmp_path / "kuairand", "parquet", user_sequences_to_4_24=sequences)
     frame, history = kuairand.read(folder, kuairand.PROTOCOLS["default"])
     assert frame["user_seen"].tolist() == [2, 1, 3, 3, 2, 0, 5]
+    assert frame["user_since"].tolist()[:5] == [1, 4, 1, 1, 3]
     assert [list(one) for one in history][:3] == [[13, 10], [], [13, 10, 12]]
     # Shown last: 10, 11 and 12; of these 10 was liked.
     np.testing.assert_allclose(frame["user_like_rate"][0], (1 + 20 * 1 / 3) / (2 + 20))
