@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def shop(rows=400, seed=0):
-    """Return impressions with columns of every kind, and nested labels of which some are missing."""
+    """Return impressions: columns of every kind, and nested labels, of which some are missing."""
     rng = np.random.default_rng(seed)
     click = rng.integers(0, 2, rows)
     buy = click * rng.integers(0, 2, rows)

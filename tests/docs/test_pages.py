@@ -47,6 +47,7 @@ BLOCK = re.compile(
     r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```",
     re.MULTILINE | re.DOTALL,
 )
+KNOWN = ("bash", "cd", "export", "git", "mypy", "pre-commit", "python", "ruff")
 FENCE = re.compile(r"```.*?```", re.DOTALL)
 
 
@@ -99,7 +100,7 @@ def run_command(words, monkeypatch, stop):
         assert set(used) <= set(extras["optional-dependencies"]), words
         return
     if program != "python" or arguments[0] == "-c" or arguments[:2] == ["-m", "pytest"]:
-        assert program in ("export", "python", "ruff", "mypy", "bash", "git", "pre-commit"), words
+        assert program in KNOWN, words
         return
     original = argparse.ArgumentParser.parse_args
 

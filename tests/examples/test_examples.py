@@ -227,6 +227,12 @@ def test_stream_ends_as_a_training_that_was_not_killed(tmp_path):
     assert "not killed: 0.0e+00" in output
 
 
+@slow
+def test_draw_models_draws_the_readmes_picture(tmp_path):
+    run("draw_models.py", "--output", tmp_path / "models.png")
+    assert (tmp_path / "models.png").read_bytes().startswith(b"\x89PNG")
+
+
 @on_jax
 def test_benchmark_zoo_prints_a_table():
     output = run("benchmark_zoo.py", "--models", "STAR", "--rows", 2048, "--repeats", 1)
