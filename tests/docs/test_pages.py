@@ -13,6 +13,7 @@ no reader of the rendered page sees:
 import argparse
 import ast
 import contextlib
+import importlib
 import os
 import re
 import runpy
@@ -113,9 +114,8 @@ def run_command(words, monkeypatch, stop):
             patch.setattr(argparse.ArgumentParser, "parse_args", parse)
         expected = contextlib.suppress(SystemExit) if not stop else pytest.raises(Parsed)
         if arguments[0] == "-m":
-            patch.setattr(sys, "argv", arguments[1:])
             with expected:
-                runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+                importlib.import_module(f"{arguments[1]}.__main__").main(arguments[2:])
         else:
             script = ROOT / arguments[0]
             assert script.exists(), words
