@@ -13,7 +13,7 @@ no reader of the rendered page sees:
 import argparse
 import ast
 import contextlib
-import importlib
+import importlib.util
 import os
 import re
 import runpy
@@ -133,6 +133,8 @@ def small_and_quick(tmp_path, monkeypatch):
     """An empty folder, and training as Keras compiles it: XLA's seconds buy nothing here."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the pages are run on TensorFlow")
+    if importlib.util.find_spec("keras.src.export.litert") is None:
+        pytest.skip("the pages show what the newest Keras does")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mtl.training.stepped.pays_on_cpu", lambda model: False)
     keras.utils.set_random_seed(0)
