@@ -26,6 +26,8 @@ from urllib.parse import unquote
 import keras
 import pytest
 
+import mtl.models
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -146,6 +148,8 @@ def test_code_runs(page, monkeypatch):
     for block in blocks(page):
         if block.language == "python":
             run_python(block, page, namespace)
+        elif block.language == "toml":  # its first line is its name
+            Path(block.code.split()[1]).write_text(block.code, encoding="utf-8")
         elif block.language == "bash" and block.order == "run":
             for words in commands(block.code):
                 run_command(words, monkeypatch, stop=False)
@@ -192,6 +196,16 @@ def test_what_is_shown_is_steered_by_known_comments():
     for page in PAGES:
         for comment in re.findall(r"<!--.*?(?:\n|-->)", (ROOT / page).read_text(encoding="utf-8")):
             assert re.fullmatch(r"<!-- run(\n| -->)|<!-- not run: .+ -->", comment), (page, comment)
+
+
+@pytest.mark.parametrize("page", ["README.md", "mtl/README.zh.md", "mtl/models/README.md"])
+def test_every_model_is_shown(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    form = "\n## {}\n" if page == "mtl/models/README.md" else "\n| [`{}`]("
+    factories = [getattr(mtl.models, name) for name in mtl.models.__all__]
+    names = [f.__name__ for f in factories if f.__module__.startswith("mtl.models.")]
+    assert len(names) >= 17
+    assert [name for name in names if form.format(name) not in text] == []
 
 
 def test_the_readme_is_short():
