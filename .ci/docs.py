@@ -147,7 +147,9 @@ def main() -> None:
     site = ROOT / "site"
     shutil.rmtree(site, ignore_errors=True)
     (site / "mtl" / "guides").mkdir(parents=True)
-    warnings.simplefilter("error")
+    for name in API:
+        importlib.import_module(name)
+    warnings.simplefilter("error")  # from here on they are pdoc's
     # A TypedDict doesn't keep whose its inherited fields are; they are shown all the same.
     warnings.filterwarnings("ignore", "Cannot determine .*GatedOptions")
     pdoc.render.configure(
