@@ -6,6 +6,7 @@ results are those of `python -m mtl.benchmark adult`, and are kept in the same f
 in it aren't repeated.
 """
 
+# %%
 import argparse
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from mtl.benchmark.command import positive
 from mtl.data import load_adult
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -49,5 +51,6 @@ def main() -> None:
         print("\nThese tasks are no funnel: ESMM's row only shows that it runs.")
 
 
+# %%
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ The models are trained by the recipe of `python -m mtl.benchmark census-income`.
 then averages their predictions: it is saved and served as any other.
 """
 
+# %%
 import argparse
 import os
 import time
@@ -26,6 +27,7 @@ from mtl.metrics import auc
 from mtl.training.model import MultiTaskModel
 
 
+# %%
 def average(models: list[MultiTaskModel]) -> keras.Model:
     """Return a model of the mean prediction for each task."""
     inputs, names = models[0].input, models[0].output_names
@@ -34,6 +36,7 @@ def average(models: list[MultiTaskModel]) -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
+# %%
 def scores(model: keras.Model, data) -> tuple[list[float], float]:
     """Return the test AUC of each task, and the seconds of predicting."""
     model.predict({k: v[:8192] for k, v in data.test[0].items()}, batch_size=8192, verbose=0)
@@ -43,6 +46,7 @@ def scores(model: keras.Model, data) -> tuple[list[float], float]:
     return [auc(y, p) for y, p in zip(data.test[1], predictions, strict=True)], seconds
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -80,5 +84,6 @@ def main() -> None:
         show(f"average of {number}", [f"{v:.4f}" for v in values], averaged, time_taken)
 
 
+# %%
 if __name__ == "__main__":
     main()

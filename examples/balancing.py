@@ -5,6 +5,7 @@ a ratio to the plain sum of the losses; the row "missing labels" is the plain su
 missing, which puts the mask into the step. Scores are AUCs on the test rows.
 """
 
+# %%
 import argparse
 import os
 import time
@@ -24,10 +25,12 @@ from mtl.data import load_census_income
 from mtl.metrics import evaluate_tasks
 from mtl.models import PLE
 
+# %%
 PLAIN, MISSING = "plain sum", "missing labels"
 BATCH = 1024
 
 
+# %%
 def build(data, method: str, seed: int):
     """Return a PLE with a balancer."""
     keras.utils.set_random_seed(seed)
@@ -39,6 +42,7 @@ def build(data, method: str, seed: int):
     return model
 
 
+# %%
 def labels_of(data, method: str, rows: int) -> list:
     """Return the training labels, of which one is missing where the mask is to be timed."""
     labels = [label[:rows].astype("float32") for label in data.train[1]]
@@ -47,6 +51,7 @@ def labels_of(data, method: str, rows: int) -> list:
     return labels
 
 
+# %%
 def epoch_times(data, methods: list[str], rows: int, repeats: int) -> dict[str, list[float]]:
     """Return milliseconds per step of each method, a number per repeat."""
     x = {name: values[:rows] for name, values in data.train[0].items()}
@@ -66,6 +71,7 @@ def epoch_times(data, methods: list[str], rows: int, repeats: int) -> dict[str, 
     return times
 
 
+# %%
 def scores(data, method: str, seed: int, epochs: int) -> list[float]:
     """Train a model and return the AUC of each task on the test rows."""
     model = build(data, method, seed)
@@ -73,6 +79,7 @@ def scores(data, method: str, seed: int, epochs: int) -> list[float]:
     return evaluate_tasks(model, *data.test)["auc"].tolist()
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -112,5 +119,6 @@ def main() -> None:
         print(line)
 
 
+# %%
 if __name__ == "__main__":
     main()

@@ -18,6 +18,7 @@ those of four machines, their speed is not.
 Each measurement runs in a process of its own, and they take turns; the medians count.
 """
 
+# %%
 import argparse
 import os
 import sys
@@ -37,6 +38,7 @@ import pandas as pd
 from mtl.benchmark.command import positive, write_json
 from mtl.benchmark.processes import in_turns, measure, report
 
+# %%
 IDS, NUMBERS, VOCABULARY, BATCH, TIMES = 32, 8, 1000, 4096, 20
 TASKS = ["click", "buy"]
 FEATURES, DIM, TABLE_BATCH = 8, 16, 8192
@@ -47,6 +49,7 @@ SOURCES = {
 SPREAD = {"one": 1, "batches": 4, "tables": 4}
 
 
+# %%
 def columns() -> list:
     """Return the feature columns of `stream`."""
     from mtl.features import DenseFeat, SparseFeat
@@ -55,6 +58,7 @@ def columns() -> list:
     return ids + [DenseFeat(f"number_{i}") for i in range(NUMBERS)]
 
 
+# %%
 def write(folder: Path, rows: int) -> None:
     """Write the files: ids, the same as text, and the encoder of these."""
     from mtl.data import TableEncoder
@@ -76,6 +80,7 @@ def write(folder: Path, rows: int) -> None:
     encoder.fit(text.head(100_000)).save(folder / "encoder.json")
 
 
+# %%
 def bottom(features: list) -> Any:
     """Return the Shared-Bottom of `stream` and `score`."""
     from mtl.models import SharedBottom
@@ -85,6 +90,7 @@ def bottom(features: list) -> Any:
     )
 
 
+# %%
 def stream_here(source: str, folder: Path) -> None:
     """Train from one source, and report rows per second."""
     from mtl.data import ParquetStream, TableEncoder
@@ -119,6 +125,7 @@ def stream_here(source: str, folder: Path) -> None:
     report(thousand_rows=rows / np.median(seconds) / 1000)
 
 
+# %%
 def score_here(source: str, folder: Path) -> None:
     """Score raw rows in memory or in files, and report rows per second."""
     from mtl.data import TableEncoder
@@ -145,6 +152,7 @@ def score_here(source: str, folder: Path) -> None:
     report(thousand_rows=rows / (time.perf_counter() - start) / 1000)
 
 
+# %%
 def devices_here(spread: str, vocabulary: int) -> None:
     """Time a step, and report what a device holds and sends."""
     import keras
@@ -186,6 +194,7 @@ def devices_here(spread: str, vocabulary: int) -> None:
     report(ms=ms, held_mib=held / 2**20, **sent)
 
 
+# %%
 def show(results: list[dict], keys: dict[str, str]) -> None:
     """Print the medians, a line per case, and each case relative to the first of its kind."""
     frame = pd.DataFrame(results)
@@ -196,6 +205,7 @@ def show(results: list[dict], keys: dict[str, str]) -> None:
     print(table.to_string(float_format=lambda value: f"{value:,.1f}"))
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -251,5 +261,6 @@ def main() -> None:
         write_json(args.json, {"cores": os.cpu_count(), "results": results})
 
 
+# %%
 if __name__ == "__main__":
     main()

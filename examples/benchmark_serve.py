@@ -7,6 +7,7 @@ its encoder, the service is started on the loopback, and clients in processes of
 over connections that stay open.
 """
 
+# %%
 import argparse
 import json
 import multiprocessing
@@ -21,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+# %%
 SERVICE = Path(__file__).with_name("serve.py")
 
 
+# %%
 def export(path: Path, count: int) -> list[dict[str, Any]]:
     """Write the model, and return rows as JSON has them."""
     import pandas as pd
@@ -45,6 +48,7 @@ def export(path: Path, count: int) -> list[dict[str, Any]]:
     return json.loads(frame[:count].to_json(orient="records"))
 
 
+# %%
 def ask(port: int, path: str, bodies: list[bytes], seconds: float) -> list[float]:
     """Ask for some seconds, and return how long each answer took."""
     connection = HTTPConnection("127.0.0.1", port)
@@ -59,6 +63,7 @@ def ask(port: int, path: str, bodies: list[bytes], seconds: float) -> list[float
     return times
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8])
@@ -91,6 +96,7 @@ def main() -> None:
             server.wait()
 
 
+# %%
 def wait_for(port: int) -> None:
     """Return once the service answers."""
     with socket.socket() as client:
@@ -98,5 +104,6 @@ def wait_for(port: int) -> None:
             time.sleep(0.1)
 
 
+# %%
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ of its own: `python -m venv rechub && rechub/bin/pip install torch-rechub==0.9.0
 `--rechub-python rechub/bin/python`.
 """
 
+# %%
 import argparse
 import importlib
 import json
@@ -25,6 +26,7 @@ import numpy as np
 
 # A peer's environment lacks mtl: whatever needs it is imported where it is used.
 
+# %%
 CONTENDERS = {
     "mtl, JAX": ("mtl", "jax"),
     "mtl, TensorFlow": ("mtl", "tensorflow"),
@@ -51,6 +53,7 @@ MEASURES = {
 MARKERS = "os^vD<"
 
 
+# %%
 class Rows:
     """The rows that every contender gets, as it gets them: named arrays, and labels."""
 
@@ -87,6 +90,7 @@ class Rows:
         return self.y[::-1] if model == "ESMM" else self.y
 
 
+# %%
 def keras_calls(model, rows: Rows, name: str):
     """Return what fits a Keras model for some epochs, and what predicts."""
     y = rows.labels(name)
@@ -97,6 +101,7 @@ def keras_calls(model, rows: Rows, name: str):
     return fit, lambda: model.predict(rows.x, batch_size=rows.batch, verbose=0)
 
 
+# %%
 def mtl(name: str, rows: Rows):
     """Build this library's model; return its `fit` and `predict`."""
     import mtl.models
@@ -109,6 +114,7 @@ def mtl(name: str, rows: Rows):
     return keras_calls(model, rows, name)
 
 
+# %%
 def deepctr(name: str, rows: Rows, **settings):
     """Build DeepCTR's model; return its `fit` and `predict`."""
     import deepctr.models
@@ -134,11 +140,13 @@ def deepctr(name: str, rows: Rows, **settings):
     return keras_calls(model, rows, name)
 
 
+# %%
 def deepctr_xla(name: str, rows: Rows):
     """Build DeepCTR's model, to be compiled by XLA."""
     return deepctr(name, rows, jit_compile=True)
 
 
+# %%
 def rechub_model(name: str, rows: Rows):
     """Build torch-rechub's model; return it with the names of its features."""
     from torch_rechub.basic.features import DenseFeature, SparseFeature
@@ -159,6 +167,7 @@ def rechub_model(name: str, rows: Rows):
     return PLE(features, **levels, expert_params=expert, **tasks), features
 
 
+# %%
 def rechub_rows(name: str, rows: Rows, features: list):
     """Return the inputs and labels of torch-rechub's model; its ESMM has three outputs."""
     y = rows.labels(name)
@@ -166,6 +175,7 @@ def rechub_rows(name: str, rows: Rows, features: list):
     return {f.name: rows.x[f.name].reshape(-1) for f in features}, np.stack(y, axis=1)
 
 
+# %%
 def rechub(name: str, rows: Rows):
     """Return an epoch and a prediction of torch-rechub's trainer, through its data loader."""
     from torch.utils.data import DataLoader
@@ -185,6 +195,7 @@ def rechub(name: str, rows: Rows):
     return fit, lambda: trainer.predict(model, test)
 
 
+# %%
 def rechub_batches(name: str, rows: Rows):
     """Return an epoch and a prediction of torch-rechub's model, on batches made by hand."""
     import torch
@@ -222,6 +233,7 @@ def rechub_batches(name: str, rows: Rows):
     return fit, predict
 
 
+# %%
 def measure_here(kind: str, name: str, path: Path, start: float, epochs: int) -> None:
     """Time one contender with one model, and print the result."""
 
@@ -249,6 +261,7 @@ def measure_here(kind: str, name: str, path: Path, start: float, epochs: int) ->
     )
 
 
+# %%
 def runs(results: list[dict], contender: str, model: str, measure: str) -> list[float]:
     """Return what a contender's runs measured."""
     return [
@@ -258,6 +271,7 @@ def runs(results: list[dict], contender: str, model: str, measure: str) -> list[
     ]
 
 
+# %%
 def tables(results: list[dict], models: list[str]) -> str:
     """Return a table per measure: median (min-max), and how far ahead of DeepCTR's best it is."""
     contenders = list(dict.fromkeys(r["contender"] for r in results))
@@ -289,6 +303,7 @@ def tables(results: list[dict], models: list[str]) -> str:
     return "\n".join(lines[1:])
 
 
+# %%
 def plot(results: list[dict], models: list[str], batch: int, path: Path) -> None:
     """Draw medians with their ranges, a panel per measure."""
     from matplotlib import ticker
@@ -329,6 +344,7 @@ def plot(results: list[dict], models: list[str], batch: int, path: Path) -> None
     figure.savefig(path, dpi=150)
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -379,5 +395,6 @@ def main() -> None:
         plot(results, args.models, args.batch_size, args.plot)
 
 
+# %%
 if __name__ == "__main__":
     main()

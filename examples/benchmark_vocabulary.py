@@ -5,6 +5,7 @@ A small Shared-Bottom reads eight features from one table of V rows of 16 number
 measurement runs in a process of its own, and they take turns; the medians count.
 """
 
+# %%
 import argparse
 import os
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 from mtl.benchmark.command import check_folder, write_json
 from mtl.benchmark.processes import in_turns, measure, report
 
+# %%
 CONTENDERS = {
     "LazyAdam, TensorFlow": ("tensorflow", "lazy"),
     "Adam, TensorFlow": ("tensorflow", "adam"),
@@ -30,6 +32,7 @@ FEATURES, DIM, BATCH = 8, 16, 1024
 MARKERS = "osD^vX"
 
 
+# %%
 def build(kind: str, vocabulary: int):
     """Return the compiled model."""
     import keras
@@ -57,6 +60,7 @@ def build(kind: str, vocabulary: int):
     return model
 
 
+# %%
 def measure_here(kind: str, vocabulary: int, seconds: float) -> None:
     """Time the steps of one contender, and print the result."""
     rng = np.random.default_rng(0)
@@ -75,6 +79,7 @@ def measure_here(kind: str, vocabulary: int, seconds: float) -> None:
     report(ms=1000 * fit(steps), steps=steps)
 
 
+# %%
 def table(results: list[dict], vocabularies: list[int]) -> str:
     """Return the medians: milliseconds per step, and the peak memory in MiB."""
     lines = ["contender".ljust(22) + "".join(f"{v:>16,}" for v in vocabularies)]
@@ -89,6 +94,7 @@ def table(results: list[dict], vocabularies: list[int]) -> str:
     return "\n".join(lines)
 
 
+# %%
 def plot(results: list[dict], path: Path) -> None:
     """Draw milliseconds per step over the vocabulary, both logarithmic."""
     from matplotlib.figure import Figure
@@ -114,6 +120,7 @@ def plot(results: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -148,5 +155,6 @@ def main() -> None:
         plot(results, args.plot)
 
 
+# %%
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@ number of dense parameters; they take turns in one process, and medians of rows 
 count, after the first epoch.
 """
 
+# %%
 import argparse
 import os
 import statistics
@@ -25,6 +26,7 @@ from mtl.benchmark.processes import versions
 from mtl.data import load_census_income
 from mtl.training.pace import dense_parameters
 
+# %%
 BATCH = 1024
 TOWERS = ((8,), (8,))
 EXPERTS = {"expert_dnn_units": (16,)}
@@ -61,6 +63,7 @@ SIZES = {
 }
 
 
+# %%
 def build(name: str, data, **sizes):
     """Build and compile a model of these sizes."""
     # A funnel's first step is the more frequent label.
@@ -71,6 +74,7 @@ def build(name: str, data, **sizes):
     return model
 
 
+# %%
 def twin(parameters: int, data):
     """Build the MMoE whose number of dense parameters comes nearest."""
     one, two = (dense_parameters(build("MMoE", data, num_experts=n, **EXPERTS)) for n in (1, 2))
@@ -78,6 +82,7 @@ def twin(parameters: int, data):
     return build("MMoE", data, num_experts=experts, **EXPERTS)
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -120,5 +125,6 @@ def main() -> None:
     print(pd.DataFrame(table, columns=header).to_string(index=False))
 
 
+# %%
 if __name__ == "__main__":
     main()

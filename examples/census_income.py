@@ -5,6 +5,7 @@ never-married. The default protocol fits encoders on training rows only; the ref
 repeats how published tables were made. The models have the published sizes.
 """
 
+# %%
 import argparse
 import os
 import platform
@@ -26,9 +27,11 @@ from mtl.data import load_census_income
 from mtl.metrics import evaluate_tasks
 from mtl.optimizers import LazyAdam
 
+# %%
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "lazy_adam": LazyAdam}
 
 
+# %%
 def run(data, name: str, seed: int, args: argparse.Namespace) -> dict:
     """Train a model, stop at the best validation loss, and score it on the test rows."""
     start = time.perf_counter()
@@ -60,6 +63,7 @@ def run(data, name: str, seed: int, args: argparse.Namespace) -> dict:
     }
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -101,5 +105,6 @@ def main() -> None:
         write_json(args.json, {**about, "results": results})
 
 
+# %%
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ between the tasks' gradients, and whether each task is better off than in a mode
 Plots need matplotlib: pip install -e ".[plot]"
 """
 
+# %%
 import argparse
 import os
 from pathlib import Path
@@ -32,6 +33,7 @@ from mtl.inspection import (
 from mtl.models import PLE
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -99,5 +101,6 @@ def main() -> None:
     print(f"\nFour plots are in {args.output}.")
 
 
+# %%
 if __name__ == "__main__":
     main()

@@ -12,6 +12,7 @@ written already and in a folder that all of them see:
     Ray      see `under_ray` below
 """
 
+# %%
 import argparse
 import os
 import socket
@@ -37,11 +38,13 @@ from mtl.data import ParquetStream, TableEncoder, make_funnel
 from mtl.models import MMoE
 from mtl.optimizers import LazyAdam
 
+# %%
 TASKS = ["ctr", "ctcvr"]
 GLOBAL_BATCH = 1024
 GROUP = 5_000  # rows of a row group, which one process reads
 
 
+# %%
 def write(folder: Path, rows: int) -> None:
     """Write a log, of which a tenth of the clicks is missing, and an encoder fitted on it."""
     x, y = make_funnel(num_samples=rows * 5 // 4).train
@@ -55,6 +58,7 @@ def write(folder: Path, rows: int) -> None:
     encoder.fit_parquet(folder / "log.parquet", verbose=0).save(folder / "encoder.json")
 
 
+# %%
 def train(folder: Path, run: str, epochs: int, kill_at: int | None = None) -> dict[str, float]:
     """Train what is left of a run; every process calls this with the same arguments."""
     import jax
@@ -77,6 +81,7 @@ def train(folder: Path, run: str, epochs: int, kill_at: int | None = None) -> di
     return model.evaluate(stream, verbose=0, return_dict=True)
 
 
+# %%
 class Kill(keras.callbacks.Callback):
     """Ends the process at a step, without a word."""
 
@@ -91,6 +96,7 @@ class Kill(keras.callbacks.Callback):
             os._exit(9)
 
 
+# %%
 def under_ray(folder: Path, address: str, processes: int, epochs: int) -> None:
     """Start the processes as tasks of a Ray cluster, which starts a lost one again."""
     import ray
@@ -103,6 +109,7 @@ def under_ray(folder: Path, address: str, processes: int, epochs: int) -> None:
     print(ray.get([one.remote(process) for process in range(processes)])[0])
 
 
+# %%
 def free_port() -> int:
     """Return a port of this machine that nobody listens at."""
     with socket.socket() as found:
@@ -110,6 +117,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+# %%
 def start(args: argparse.Namespace, folder: Path, *more: str) -> list[int]:
     """Start two processes with two devices each, and return how they ended."""
     devices = "--xla_force_host_platform_device_count=2"
@@ -124,6 +132,7 @@ def start(args: argparse.Namespace, folder: Path, *more: str) -> list[int]:
     return [process.wait() for process in running]
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,5 +167,6 @@ def main() -> None:
         print(f"greatest difference: {max(np.abs(a - b).max() for a, b in pairs):.1e}")
 
 
+# %%
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ the entire space and over the clicked rows. With selection bias, clicked rows co
 rate than all rows: a model that only saw clicks has to extrapolate.
 """
 
+# %%
 import argparse
 import os
 
@@ -20,12 +21,14 @@ from mtl.data import make_funnel
 from mtl.models import ESMM, SharedBottom, extract_task
 
 
+# %%
 def cross_entropy(truth: np.ndarray, predicted: np.ndarray) -> float:
     """Return the expected log loss of predicted probabilities under the true ones."""
     predicted = np.clip(predicted.reshape(-1), 1e-7, 1 - 1e-7)
     return float(-np.mean(truth * np.log(predicted) + (1 - truth) * np.log(1 - predicted)))
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -77,5 +80,6 @@ def main() -> None:
         print(f"{name:<14}{scores[0]:>10.4f}{scores[1]:>10.4f}{scores[2]:>12.4f}{scores[3]:>10.4f}")
 
 
+# %%
 if __name__ == "__main__":
     main()

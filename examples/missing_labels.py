@@ -5,6 +5,7 @@ dropping the rows without an income label, training on all rows with missing lab
 mask their loss), the same with a balancer, and, as what could be reached, all labels.
 """
 
+# %%
 import argparse
 import os
 
@@ -24,6 +25,7 @@ from mtl.metrics import evaluate_tasks
 from mtl.models import MMoE
 
 
+# %%
 def scores(data, x, y, seed: int, epochs: int, balancer: str | None) -> list[float]:
     """Train a model, stop at the best validation loss, and return the tasks' test AUCs."""
     keras.utils.set_random_seed(seed)
@@ -39,6 +41,7 @@ def scores(data, x, y, seed: int, epochs: int, balancer: str | None) -> list[flo
     return evaluate_tasks(model, *data.test)["auc"].tolist()
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -78,5 +81,6 @@ def main() -> None:
         print(f"{name:<22}" + "".join(f"{mean_text(v):>20}" for v in zip(*values, strict=True)))
 
 
+# %%
 if __name__ == "__main__":
     main()

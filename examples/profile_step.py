@@ -6,6 +6,7 @@ of a batch in `fit`, which adds the data and Keras' loop. Below them the floor: 
 multiply-adds (forward, and twice as many backward) at the rate of a large matrix product.
 """
 
+# %%
 import argparse
 import os
 import time
@@ -24,11 +25,13 @@ from mtl.data import load_census_income
 from mtl.models import PLE
 from mtl.training.pace import dense_parameters
 
+# %%
 BACKENDS = ("jax", "tensorflow", "torch")
 BATCH = 1024
 ROWS = ["forward", "forward and backward", "step", "a batch in fit", "floor"]
 
 
+# %%
 def functions(model, x: dict, y: list) -> dict:
     """Return what runs each part of a step once; each waits for its result."""
     backend = keras.backend.backend()
@@ -68,6 +71,7 @@ def functions(model, x: dict, y: list) -> dict:
     return dict(zip(ROWS, waiting, strict=False))
 
 
+# %%
 def jax_functions(model, x: dict, y: list) -> dict:
     """Return the same on JAX, whose functions take and return the model's state."""
     import jax
@@ -99,6 +103,7 @@ def jax_functions(model, x: dict, y: list) -> dict:
     }
 
 
+# %%
 def milliseconds(run, times: int = 50) -> float:
     """Return the median time of a call."""
     run()
@@ -110,6 +115,7 @@ def milliseconds(run, times: int = 50) -> float:
     return 1000 * float(np.median(taken))
 
 
+# %%
 def measure_here(rows: int | None) -> None:
     """Measure on this process' backend, and print the result."""
     data = load_census_income(group=1, encoder={"encoding": None})  # as benchmark_speed.py
@@ -133,6 +139,7 @@ def measure_here(rows: int | None) -> None:
     report(**parts, **{"a batch in fit": in_fit, "floor": operations / rate, "gflops": rate / 1e6})
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS)
@@ -160,5 +167,6 @@ def main() -> None:
         print(row.ljust(22) + "".join(cells))
 
 
+# %%
 if __name__ == "__main__":
     main()

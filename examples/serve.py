@@ -8,6 +8,7 @@ Nothing of mtl, Keras or TensorFlow is needed here: the file tells its inputs an
 which requests and responses have their types. Copy it, and change what you like.
 """
 
+# %%
 import argparse
 import json
 import math
@@ -29,10 +30,12 @@ from pydantic import (
     create_model,
 )
 
+# %%
 LARGEST = float(np.finfo(np.float32).max)  # beyond which the encoder refuses numbers
 EPOCH = datetime(1970, 1, 1)
 
 
+# %%
 def time_of(value: Any) -> Any:
     """Return a time of its text; a number would be one of an unknown unit."""
     if value is None:
@@ -42,6 +45,7 @@ def time_of(value: Any) -> Any:
     return datetime.fromisoformat(value)
 
 
+# %%
 def within_float32(value: float) -> float:
     """Return a number that the encoder takes."""
     if not abs(value) <= LARGEST:
@@ -49,6 +53,7 @@ def within_float32(value: float) -> float:
     return value
 
 
+# %%
 def unicode(value: str) -> str:
     """Return a text that is one: JSON may hold halves of characters."""
     value.encode()
@@ -61,6 +66,7 @@ Number = Annotated[StrictFloat, Field(allow_inf_nan=False)] | StrictBool
 Whole = Annotated[int, Field(strict=True, gt=-(2**63), lt=2**63)] | StrictBool
 
 
+# %%
 def type_of(column: dict[str, Any]) -> Any:
     """Return what a request holds in a column; null is a missing value."""
     if column["kind"] == "times":
@@ -71,6 +77,7 @@ def type_of(column: dict[str, Any]) -> Any:
     return list[value | None] | None if column["rank"] == 2 else value | None
 
 
+# %%
 def value_of(column: dict[str, Any], value: Any) -> Any:
     """Return a value as the graph takes it."""
     if value is None:
@@ -80,6 +87,7 @@ def value_of(column: dict[str, Any], value: Any) -> Any:
     return value
 
 
+# %%
 def array_of(column: dict[str, Any], values: list[Any]) -> np.ndarray:
     """Return a column of N rows: `(N,)`, or `(N, L)` of lists, padded with missing values."""
     if column["rank"] == 2:
@@ -93,12 +101,14 @@ def array_of(column: dict[str, Any], values: list[Any]) -> np.ndarray:
     return np.array([value_of(column, value) for value in flat], dtype=kind).reshape(shape)
 
 
+# %%
 def finite(values: np.ndarray) -> Any:
     """Return a number, or a list of several; null where it is none that JSON has."""
     numbers = [value if math.isfinite(value) else None for value in values.tolist()]
     return numbers[0] if len(numbers) == 1 else numbers
 
 
+# %%
 def make_app(path: str, threads: int = 1) -> FastAPI:
     """Return the service of a file.
 
@@ -167,6 +177,7 @@ def make_app(path: str, threads: int = 1) -> FastAPI:
     return app
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="an ONNX file that Pipeline.export wrote")
@@ -178,5 +189,6 @@ def main() -> None:
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
 
 
+# %%
 if __name__ == "__main__":
     main()

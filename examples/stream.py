@@ -6,6 +6,7 @@ so many steps. The training is killed in the middle; the same call then goes on 
 checkpoint, and the model ends as one that was never stopped: on JAX to the bit.
 """
 
+# %%
 import argparse
 import os
 import signal
@@ -31,10 +32,12 @@ from mtl.metrics import evaluate_tasks
 from mtl.models import MMoE
 from mtl.optimizers import LazyAdam
 
+# %%
 TASKS = ["ctr", "ctcvr"]
 DAYS = 8
 
 
+# %%
 def write(folder: Path, rows: int) -> None:
     """Write a log, a folder per day: ids as text, as logs have them, and the labels."""
     data = make_funnel(num_samples=rows * 5 // 4)  # of which a fifth is held out
@@ -48,6 +51,7 @@ def write(folder: Path, rows: int) -> None:
         log.iloc[part].to_parquet(folder / f"day={day}" / "log.parquet", row_group_size=10_000)
 
 
+# %%
 def fitted(log: Path) -> TableEncoder:
     """Fit an encoder on all days but the last, in one pass."""
     columns = pd.read_parquet(log / "day=0" / "log.parquet").drop(columns=TASKS).dtypes
@@ -56,6 +60,7 @@ def fitted(log: Path) -> TableEncoder:
     return encoder.fit_parquet([log / f"day={day}" for day in range(DAYS - 1)])
 
 
+# %%
 def train(log: Path, run: Path, args: argparse.Namespace, kill_at: int | None) -> MMoE:
     """Train for so many epochs, from the last checkpoint of this run if there is one."""
     files = [log / f"day={day}" for day in range(DAYS - 1)]
@@ -70,6 +75,7 @@ def train(log: Path, run: Path, args: argparse.Namespace, kill_at: int | None) -
     return model
 
 
+# %%
 class Kill(keras.callbacks.Callback):
     """Kills the process at a step, without a word."""
 
@@ -84,6 +90,7 @@ class Kill(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+# %%
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -121,5 +128,6 @@ def main() -> None:
         print(evaluate_tasks(model, encoder.transform(test), test[TASKS])[["rows", "auc"]])
 
 
+# %%
 if __name__ == "__main__":
     main()

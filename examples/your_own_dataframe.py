@@ -1,5 +1,6 @@
 """From a DataFrame of your own to a saved model: encode, train, save, load, predict new rows."""
 
+# %%
 import os
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 from mtl.data import TableEncoder
 from mtl.models import MMoE
 
+# %%
 # Any table: categories, numbers, and a label per task.
 rng = np.random.default_rng(0)
 rows = 5_000
@@ -32,10 +34,12 @@ frame["bought"] = (score + rng.logistic(size=rows) > 0).astype(int)
 frame["spent"] = np.maximum(0, 10 + 5 * score + rng.normal(size=rows))
 train, new = frame[:4_500], frame[4_500:].copy()
 
+# %%
 # Fitted on training rows only; a category that it never saw becomes the unknown id.
 encoder = TableEncoder(categorical=["city", "device"], numeric=["age", "visits"])
 x_train = encoder.fit_transform(train)
 
+# %%
 model = MMoE(
     encoder.feature_columns,
     task_names=["bought", "spent"],
@@ -44,12 +48,14 @@ model = MMoE(
 model.compile(keras.optimizers.Adam(0.01), metrics="default")
 model.fit(x_train, train[["bought", "spent"]], batch_size=128, epochs=5, verbose=2)
 
+# %%
 with tempfile.TemporaryDirectory() as folder:
     encoder.save(Path(folder) / "encoder.json")
     model.save(Path(folder) / "model.keras")
     encoder = TableEncoder.load(Path(folder) / "encoder.json")
     model = keras.models.load_model(Path(folder) / "model.keras")
 
+# %%
 new.loc[new.index[0], "city"] = "Atlantis"
 bought, spent = model.predict(encoder.transform(new), verbose=0)
 new["p_bought"], new["predicted_spent"] = bought.ravel(), spent.ravel()

@@ -15,6 +15,8 @@ from keras import ops
 from mtl import checks, devices, shards
 from mtl.context import held
 
+__all__ = ["LazyAdagrad", "LazyAdam"]
+
 
 class LazyOptimizer(keras.optimizers.Optimizer):
     """An optimizer that reads and writes only those rows of embedding tables that a batch uses.

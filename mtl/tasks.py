@@ -9,6 +9,8 @@ from typing import Any
 from mtl import checks
 from mtl.names import safe_name
 
+__all__ = ["Task"]
+
 # Activation of the head, default loss and default metric of each task type.
 _TYPES = {
     "binary": ("sigmoid", "binary_crossentropy", "AUC"),

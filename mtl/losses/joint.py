@@ -17,7 +17,11 @@ ESTIMATORS = ("ips", "snips", "dr", "dcmt")
 
 
 def split_missing(labels: Any) -> tuple[Any, Any]:
-    """Return labels with 0 in place of NaN, and which were there, as booleans of their shape."""
+    """Return labels with 0 in place of NaN, and which were there, as booleans of their shape.
+
+    Args:
+        labels: tensor of floats, of any shape; NaN is missing.
+    """
     valid = ops.logical_not(ops.isnan(labels))
     return ops.where(valid, labels, ops.zeros_like(labels)), valid
 

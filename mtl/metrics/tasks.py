@@ -147,14 +147,32 @@ def label_violations(model: MultiTaskModel, y: Any) -> pd.Series[int]:
 def scores_of(
     task: Task, y: Any, p: Any, sample_weight: Any = None, groups: Any = None
 ) -> dict[str, float]:
-    """Return every metric of one task, by its name; see `evaluate_tasks`."""
+    """Return every metric of one task, by its name; see `evaluate_tasks`.
+
+    Args:
+        task: `mtl.tasks.Task`.
+        y: array of N labels; NaN is missing.
+        p: array of its predictions, `(N, size)`.
+        sample_weight: array of N weights, or None. Defaults to None: 1 each.
+        groups: array of N ids, for the group AUC, or None. Defaults to None.
+    """
     return _SCORES[task.type](task, y, np.asarray(p), sample_weight, groups)
 
 
 def labels_and_weights(
     model: MultiTaskModel, y: Any, sample_weight: Any, rows: int | None = None
 ) -> tuple[list[Any], list[Any]]:
-    """Return each task's labels, and each task's weights or None, in task order."""
+    """Return each task's labels, and each task's weights or None, in task order.
+
+    Args:
+        model: a model of `mtl.models`.
+        y: labels, in the forms that `fit` takes.
+        sample_weight: weights, in the forms that `fit` takes, or None.
+        rows: int or None. How many rows there should be. Defaults to None: any number.
+
+    Raises:
+        ValueError: labels or weights that aren't as many as the rows, or of unknown tasks.
+    """
     labels = checks.as_list(labels_of.check_labels(model.tasks, y, rows=rows))
     weights = labels_of.check_sample_weights(model.tasks, sample_weight, len(labels[0]))
     if weights is None or len(model.tasks) == 1:

@@ -23,6 +23,8 @@ from mtl.tasks import resolve_tasks, tower_units
 from mtl.training import MultiTaskModel
 from mtl.training.graph import maker
 
+__all__ = ["Network", "add"]
+
 
 class Network:
     """Inputs, encoders, names and seeds of layers, towers: all but the paper.

@@ -42,7 +42,7 @@ def run(script, *arguments, large=False):
 
 @slow
 def test_quickstart_is_short_and_learns():
-    assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 26
+    assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 32
     scores = eval(run("quickstart.py", large=True).splitlines()[-1])
     assert scores["income_AUC"] > 0.9
     assert scores["marital_AUC"] > 0.98
@@ -228,6 +228,12 @@ def test_stream_ends_as_a_training_that_was_not_killed(tmp_path):
     output = run("stream.py", "--rows", 8000, "--every", 2, "--epochs", 1, "--batch-size", 500)
     assert "killed (exit status -9), with the checkpoints ['000000-" in output
     assert "not killed: 0.0e+00" in output
+
+
+@slow
+def test_draw_models_draws_the_readmes_picture(tmp_path):
+    run("draw_models.py", "--output", tmp_path / "models.png")
+    assert (tmp_path / "models.png").read_bytes().startswith(b"\x89PNG")
 
 
 @on_jax
