@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score
 
 from mtl.benchmark import Grid, boosted, config, train
 from mtl.benchmark.own_table import load_table, read_table
-from mtl.benchmark.recipes import CENSUS_INCOME, OWN
+from mtl.benchmark.recipes import CENSUS_INCOME, CENSUS_INCOME_3, OWN
 from mtl.benchmark.tune import to_toml
 
 WHOLE = """
@@ -272,9 +272,11 @@ def test_later_files_come_before_earlier_ones(tmp_path):
     assert config.read().rest() == {}
 
 
-@pytest.mark.parametrize("group", [1, 2])
-def test_tuned_recipes_are_whole(group):
-    recipe = config.tuned(f"census-income-{group}", CENSUS_INCOME)
+@pytest.mark.parametrize(
+    ("group", "base"), [(1, CENSUS_INCOME), (2, CENSUS_INCOME), (3, CENSUS_INCOME_3)]
+)
+def test_tuned_recipes_are_whole(group, base):
+    recipe = config.tuned(f"census-income-{group}", base)
     assert recipe.encoder
     tuned = Path(config.__file__).parent / "tuned" / f"census-income-{group}.toml"
-    assert set(config.read(tuned).rest()["models"]) == set(CENSUS_INCOME.sizes)
+    assert set(config.read(tuned).rest()["models"]) == set(base.sizes)
