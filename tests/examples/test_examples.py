@@ -101,21 +101,20 @@ def test_adult_keeps_the_results_of_the_benchmark(tmp_path, monkeypatch, capsys)
 @on_jax
 def test_funnel_tells_the_bias_of_pcvr_from_its_spread():
     names = ["clicked rows", "clicked rows / true pCTR", "ESMM"]
-    output = run("funnel.py", "--samples", 20_000, "--seeds", 2, "--epochs", 3, "--hide", "user_id",
-                 "--models", *names)  # fmt: skip
+    output = run("funnel.py", "--samples", 10_000, "--seeds", 2, "--epochs", 3, "--models", *names,
+                 "--hide", "user_id", "user_segment")  # fmt: skip
     *_, header, truth, clicked, weighted, esmm = output.splitlines()
     assert header.split() == ["mean", "pCVR", "bias", "spread", "excess", "log", "loss"]
     true_mean = float(truth.split()[-1])
     cells = {}
     for name, line in zip(names, (clicked, weighted, esmm), strict=True):
         assert line.startswith(name)
-        cells[name] = [float(c) for c in line[len(name) :].replace("±", "").split()]
+        cells[name] = [float(cell) for cell in line[len(name) :].replace("±", "").split()]
         mean, bias, spread, excess, deviation = cells[name]
         assert bias >= abs(mean - true_mean) - 1e-4
         assert min(spread, excess, deviation) > 0  # nothing beats the truth
-    # Clicked rows convert more often than others do: it takes weights to see that.
-    assert cells["clicked rows"][0] > 1.2 * true_mean
-    assert abs(cells["clicked rows / true pCTR"][0] - true_mean) < 0.2 * true_mean
+    # Clicked rows convert more often than others do, and only true propensities know why.
+    assert cells["clicked rows"][0] > cells["clicked rows / true pCTR"][0] > true_mean
 
 
 def test_funnel_refuses_one_seed_before_it_trains(monkeypatch, capsys):
