@@ -137,18 +137,20 @@ CENSUS_INCOME = Recipe(
     funnel=(1, 0),
 )
 
+_CENSUS_WIDE: dict[str, dict[str, Any]] = {
+    "SharedBottom": {"bottom_dnn_units": (128, 64)},
+    "MMoE": {"num_experts": 6, "expert_dnn_units": (128, 64)},
+    "PLE": {**_CENSUS_SIX, "expert_dnn_units": (96,), "num_levels": 2},
+    "AdaTT": {**_CENSUS_SIX, "expert_dnn_units": (128, 64)},
+    "CrossStitch": {"column_dnn_units": (128, 64)},
+}
+
 # Six experts in two levels, as in the AdaTT paper's table; MMoE's experts, of one level with two
 # layers, and PLE's levels, of one width, are the nearest that the factories make.
 CENSUS_INCOME_3 = Recipe(
     sizes={
         name: {**sizes, "tower_dnn_units_lists": per_task(32)}
-        for name, sizes in {
-            "SharedBottom": {"bottom_dnn_units": (128, 64)},
-            "MMoE": {"num_experts": 6, "expert_dnn_units": (128, 64)},
-            "PLE": {**_CENSUS_SIX, "expert_dnn_units": (96,), "num_levels": 2},
-            "AdaTT": {**_CENSUS_SIX, "expert_dnn_units": (128, 64)},
-            "CrossStitch": {"column_dnn_units": (128, 64)},
-        }.items()
+        for name, sizes in _CENSUS_WIDE.items()
     },
     training=replace(CENSUS_INCOME.training, learning_rate=0.003, patience=5),
     funnel=None,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import toy
 from sklearn.metrics import r2_score
 
 from mtl.benchmark import Grid, boosted, config, train
@@ -280,3 +281,10 @@ def test_tuned_recipes_are_whole(group, base):
     assert recipe.encoder
     tuned = Path(config.__file__).parent / "tuned" / f"census-income-{group}.toml"
     assert set(config.read(tuned).rest()["models"]) == set(base.sizes)
+
+
+@pytest.mark.parametrize("name", CENSUS_INCOME_3.sizes)
+def test_recipes_of_three_tasks_have_three_towers(name):
+    tuned = config.tuned("census-income-3", CENSUS_INCOME_3)
+    for recipe in (CENSUS_INCOME_3, tuned):
+        assert len(toy.build(name, 3, **recipe.sizes[name]).outputs) == 3
