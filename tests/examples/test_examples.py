@@ -101,7 +101,7 @@ def test_adult_keeps_the_results_of_the_benchmark(tmp_path, monkeypatch, capsys)
 @on_jax
 def test_funnel_tells_the_bias_of_pcvr_from_its_spread():
     names = ["clicked rows", "clicked rows / true pCTR", "ESMM"]
-    output = run("funnel.py", "--samples", 10_000, "--seeds", 2, "--epochs", 3, "--models", *names,
+    output = run("funnel.py", "--samples", 20_000, "--seeds", 2, "--epochs", 3, "--models", *names,
                  "--hide", "user_id", "user_segment")  # fmt: skip
     *_, header, truth, clicked, weighted, esmm = output.splitlines()
     assert header.split() == ["mean", "pCVR", "bias", "spread", "excess", "log", "loss"]
