@@ -27,7 +27,16 @@ from mtl.balancing import BY_NAME
 from mtl.benchmark import boosted, config, report
 from mtl.benchmark.command import positive
 from mtl.benchmark.grid import Cell, Grid, read
-from mtl.benchmark.recipes import ADULT, CENSUS_INCOME, FUNNEL, OWN, REGRESSIONS, Recipe, zoo
+from mtl.benchmark.recipes import (
+    ADULT,
+    CENSUS_INCOME,
+    CENSUS_INCOME_3,
+    FUNNEL,
+    OWN,
+    REGRESSIONS,
+    Recipe,
+    zoo,
+)
 from mtl.data import (
     MultiTaskData,
     load_adult,
@@ -72,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 # tell its variants apart, and are options of the command line.
 _DATA_SETS: dict[str, tuple[str, Recipe, Callable[..., MultiTaskData]]] = {
     "census-income": (
-        "UCI Census-income, two pairs of binary tasks",
+        "UCI Census-income, two or three binary tasks",
         CENSUS_INCOME,
         load_census_income,
     ),
@@ -89,7 +98,7 @@ _DATA_SETS: dict[str, tuple[str, Recipe, Callable[..., MultiTaskData]]] = {
     ),
 }
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "group": {"type": int, "default": 1, "choices": (1, 2), "help": "pair of tasks"},
+    "group": {"type": int, "default": 1, "choices": (1, 2, 3), "help": "of tasks"},
     "protocol": {"default": "default", "choices": PROTOCOLS},
     "rows": {"type": positive, "default": 100_000, "help": "default: 100,000"},
     "cosine": {"type": float, "default": 0.5, "help": "relatedness, -1 to 1"},
@@ -151,8 +160,10 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
     if args.data_set == "table":
         return _load_table(args, file)
     _, base, load = _DATA_SETS[args.data_set]
-    if args.data_set == "census-income" and args.protocol == "default":
-        base = config.tuned(f"census-income-{args.group}", base)
+    if args.data_set == "census-income":
+        base = CENSUS_INCOME_3 if args.group == 3 else base
+        if args.protocol == "default":
+            base = config.tuned(f"census-income-{args.group}", base)
     recipe = config.recipe(file, base)
     file.close()
     known = {**vars(args), "encoder": recipe.encoder}

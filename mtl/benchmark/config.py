@@ -215,7 +215,7 @@ def tuned(data_set: str, base: Recipe) -> Recipe:
     """Return the recipe that was found for a data set by its validation rows.
 
     Args:
-        data_set: str. "census-income-1" or "census-income-2".
+        data_set: str. "census-income-1", "-2" or "-3".
         base: what holds where the configuration is silent.
     """
     return recipe(read(Path(__file__).parent / "tuned" / f"{data_set}.toml"), base)

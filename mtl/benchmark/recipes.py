@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mtl import models
+from mtl.tasks import per_task
 
 
 def zoo() -> dict[str, Any]:
@@ -118,10 +119,11 @@ _CENSUS_LEVELS: dict[str, Any] = {
     "num_experts_shared": 4,
     "expert_dnn_units": (16,),
 }
+_CENSUS_SIX: dict[str, Any] = {"num_experts_specific": 1, "num_experts_shared": 3}
 
 CENSUS_INCOME = Recipe(
     sizes={
-        name: {**sizes, "tower_dnn_units_lists": ((8,), (8,))}
+        name: {**sizes, "tower_dnn_units_lists": per_task(8)}
         for name, sizes in {
             "SharedBottom": {"bottom_dnn_units": (16,)},
             "MoE": _CENSUS_EXPERTS,
@@ -133,6 +135,25 @@ CENSUS_INCOME = Recipe(
     },
     training=Training(learning_rate=0.01, batch_size=1024, epochs=100, patience=10),
     funnel=(1, 0),
+)
+
+_CENSUS_WIDE: dict[str, dict[str, Any]] = {
+    "SharedBottom": {"bottom_dnn_units": (128, 64)},
+    "MMoE": {"num_experts": 6, "expert_dnn_units": (128, 64)},
+    "PLE": {**_CENSUS_SIX, "expert_dnn_units": (96,), "num_levels": 2},
+    "AdaTT": {**_CENSUS_SIX, "expert_dnn_units": (128, 64)},
+    "CrossStitch": {"column_dnn_units": (128, 64)},
+}
+
+# Six experts in two levels, as in the AdaTT paper's table; MMoE's experts, of one level with two
+# layers, and PLE's levels, of one width, are the nearest that the factories make.
+CENSUS_INCOME_3 = Recipe(
+    sizes={
+        name: {**sizes, "tower_dnn_units_lists": per_task(32)}
+        for name, sizes in _CENSUS_WIDE.items()
+    },
+    training=replace(CENSUS_INCOME.training, learning_rate=0.003, patience=5),
+    funnel=None,
 )
 
 _ADULT_TOWERS = ((32, 32), (32, 32))

@@ -1,4 +1,4 @@
-"""Census-income (KDD): two pairs of binary tasks on 299,285 persons."""
+"""Census-income (KDD): groups of two or three binary tasks on 299,285 persons."""
 
 from __future__ import annotations
 
@@ -57,26 +57,33 @@ _ENCODER: dict[str, dict[str, Any]] = {
     "default": {"encoding": "piecewise_linear"},
     "reference": {},
 }
-# Each group's first task: its name, its column, and the values that count as positive.
+# The column that a task's labels are made of, and the values that count as positive.
+_TASKS = {
+    "income": ("income_50k", ("50000+.",)),
+    "education": ("education", _COLLEGE),
+    "marital": ("marital_stat", ("Never married",)),
+}
 _GROUPS = {
-    1: ("income", "income_50k", ("50000+.",)),
-    2: ("education", "education", _COLLEGE),
+    1: ("income", "marital"),
+    2: ("education", "marital"),
+    3: ("education", "marital", "income"),
 }
 
 
 def load_census_income(
     group: int = 1, protocol: str = "default", encoder: Mapping[str, Any] | None = None
 ) -> MultiTaskData:
-    """Load Census-income (KDD), UCI data set 117, with two binary tasks.
+    """Load Census-income (KDD), UCI data set 117, with two or three binary tasks.
 
     The training file is the training set; the test file is halved in file order into validation
-    and test rows, as in the MMoE paper: 199,523, 49,881 and 49,881 rows. The two tasks are no
-    funnel (neither is a part of the other), so ESMM's numbers on them only show that it runs.
+    and test rows, as in the MMoE paper: 199,523, 49,881 and 49,881 rows. The tasks are no funnel
+    (none is a part of another), so ESMM's numbers on them only show that it runs.
 
     Args:
         group: int. 1: "income" (over 50,000 dollars) and "marital" (never married). 2:
-            "education" (at least some college) and "marital". The columns that the labels are
-            made of are no features of the group. Defaults to 1.
+            "education" (at least some college) and "marital". 3: "education", "marital" and
+            "income". The columns that a group's labels are made of are no features of it.
+            Defaults to 1.
         protocol: str. "default": leak-free, vocabularies, min-max scalings and piecewise-linear
             encodings of the numbers fitted on the training rows only, and `instance_weight` (the
             number of persons that a row stands for) as `sample_weight`, divided by its training
@@ -87,8 +94,9 @@ def load_census_income(
             protocol's, such as `{"encoding": None}`. Defaults to None.
 
     Returns:
-        A MultiTaskData with 29 categorical features of embedding size 4 and 10 numeric ones (11
-        with the reference protocol), scaled to [0, 1] over the rows that were fitted.
+        A MultiTaskData with 29 categorical features (28 in group 3) of embedding size 4 and 10
+        numeric ones (11 with the reference protocol), scaled to [0, 1] over the rows that were
+        fitted.
 
     Raises:
         ValueError: an unknown group or protocol, or a data file with a wrong checksum.
@@ -98,7 +106,9 @@ def load_census_income(
         - Census-Income (KDD), UCI Machine Learning Repository, 2000,
           https://doi.org/10.24432/C5N30T
         - Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
-          Mixture-of-Experts", KDD 2018, section 6.1: tasks and split
+          Mixture-of-Experts", KDD 2018, section 6.1: groups 1 and 2, and the split
+        - Li et al., "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in
+          Recommendations", KDD 2023: group 3
     """
     checks.one_of(*_GROUPS)("group", group)
     checks.one_of(*PROTOCOLS)("protocol", protocol)
@@ -138,7 +148,8 @@ def build(
 ) -> MultiTaskData:
     """Make the data set out of two parsed files; see `load_census_income` for the arguments."""
     frame = stack([train, test])
-    name, column, positive = _GROUPS[group]
+    labels = {name: _TASKS[name] for name in _GROUPS[group]}
+    not_features = {*_NUMERIC, *(column for column, _ in labels.values())}
     middle = len(train) + len(test) // 2
     return assemble(
         frame,
@@ -148,10 +159,10 @@ def build(
             "test": slice(middle, len(frame)),
         },
         {
-            name: frame[column].isin(positive).to_numpy(),
-            "marital": (frame["marital_stat"] == "Never married").to_numpy(),
+            name: frame[column].isin(positive).to_numpy()
+            for name, (column, positive) in labels.items()
         },
-        categorical=[c for c in _COLUMNS if c not in (*_NUMERIC, column, "marital_stat")],
+        categorical=[c for c in _COLUMNS if c not in not_features],
         numeric=_NUMERIC,
         weight="instance_weight",
         encoder={"embedding_dim": 4, **_ENCODER[protocol], **(encoder or {})},

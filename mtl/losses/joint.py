@@ -208,8 +208,10 @@ class ConversionRisk(JointLoss):
             the counterfactual rate q* ("dcmt"). Defaults to None, for the others.
         estimator: str. "ips", "snips", "dr" or "dcmt". Defaults to "ips".
         min_propensity: float in (0, 1]. ε; 1 leaves all rows unweighted. Defaults to 0.05.
-        joint: bool. Whether in "dr" both terms train both q and ê. Otherwise the first trains q
-            and the second ê. Defaults to True.
+        joint: bool. Whether in "dr" both terms train both q and ê. The second one then pulls q
+            towards 1/2, where e is the same for both labels: a true rate of 0.1 is learned as
+            0.27 from this risk alone. Otherwise the first trains q and the second ê. Defaults to
+            True.
         counterfactual_weight: float. λ of "dcmt". Defaults to 0.001.
         weight: float. Defaults to 1.
         name: str. Name in the logs. Defaults to `"conversion_risk"`.

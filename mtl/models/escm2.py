@@ -79,9 +79,10 @@ def ESCM2(
         risk_weight: float. λ_c; the paper's best values lie in (0, 0.1]. Defaults to 0.1.
         min_propensity: float in (0, 1]. Below it a pCTR weighs no more; 1 leaves all clicked rows
             unweighted. Defaults to 0.05.
-        joint: bool. Whether with "dr" both of its terms train both q and ê, as in the paper.
-            Otherwise the first trains q, on which its gradient is that of "ips", as ê is a tower
-            of its own; the second trains ê, and through it the experts. Defaults to True.
+        joint: bool. Whether with "dr" both of its terms train both q and ê, as in the paper, which
+            makes rates below 1/2 too high (see `mtl.losses.ConversionRisk`). Otherwise the first
+            trains q, on which its gradient is that of "ips", as ê is a tower of its own; the
+            second trains ê, and through it the experts. Defaults to True.
         counterfactual_weight: float. Weight of |1 - (q + q*)| with "dcmt". Defaults to 0.001.
         num_experts: int. Number of experts; with `expert_features`, of each group. Defaults to 4.
         expert_dnn_units: list of int. Widths of every expert. Defaults to (32, 32).

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import toy
 from sklearn.metrics import r2_score
 
 from mtl.benchmark import Grid, boosted, config, train
 from mtl.benchmark.own_table import load_table, read_table
-from mtl.benchmark.recipes import CENSUS_INCOME, OWN
+from mtl.benchmark.recipes import CENSUS_INCOME, CENSUS_INCOME_3, OWN
 from mtl.benchmark.tune import to_toml
 
 WHOLE = """
@@ -272,9 +273,18 @@ def test_later_files_come_before_earlier_ones(tmp_path):
     assert config.read().rest() == {}
 
 
-@pytest.mark.parametrize("group", [1, 2])
-def test_tuned_recipes_are_whole(group):
-    recipe = config.tuned(f"census-income-{group}", CENSUS_INCOME)
+@pytest.mark.parametrize(
+    ("group", "base"), [(1, CENSUS_INCOME), (2, CENSUS_INCOME), (3, CENSUS_INCOME_3)]
+)
+def test_tuned_recipes_are_whole(group, base):
+    recipe = config.tuned(f"census-income-{group}", base)
     assert recipe.encoder
     tuned = Path(config.__file__).parent / "tuned" / f"census-income-{group}.toml"
-    assert set(config.read(tuned).rest()["models"]) == set(CENSUS_INCOME.sizes)
+    assert set(config.read(tuned).rest()["models"]) == set(base.sizes)
+
+
+@pytest.mark.parametrize("name", CENSUS_INCOME_3.sizes)
+def test_recipes_of_three_tasks_have_three_towers(name):
+    tuned = config.tuned("census-income-3", CENSUS_INCOME_3)
+    for recipe in (CENSUS_INCOME_3, tuned):
+        assert len(toy.build(name, 3, **recipe.sizes[name]).outputs) == 3

@@ -119,6 +119,16 @@ def test_group_2_swaps_education_and_income(group2):
     np.testing.assert_array_equal(np.unique(group2.test[0]["income_50k"]), [1, 2])
 
 
+def test_group_3_has_the_tasks_of_both(census_frames, default, group2):
+    data = census_income.build(*census_frames, 3, "default")
+    names = [name for name in CATEGORICAL if name != "education"]
+    assert get_feature_names(data.feature_columns) == names + NUMERIC
+    assert data.task_names == ["education", "marital", "income"]
+    for split in ("train", "val", "test"):
+        labels = [*getattr(group2, split)[1], getattr(default, split)[1][0]]
+        np.testing.assert_array_equal(getattr(data, split)[1], labels)
+
+
 def test_reference_protocol_has_the_weights_as_feature(reference):
     numeric = [*NUMERIC[:5], "instance_weight", *NUMERIC[5:]]
     assert get_feature_names(reference.feature_columns) == CATEGORICAL + numeric
@@ -260,10 +270,10 @@ def test_small_files_reference_knows_the_test_rows():
     np.testing.assert_allclose(default.sample_weight["test"], [2])
 
 
-@pytest.mark.parametrize("group", [0, 3, "1", None, True, 1.5])
+@pytest.mark.parametrize("group", [0, 4, "1", None, True, 1.5])
 def test_unknown_group_before_any_file(group, monkeypatch):
     monkeypatch.setattr(census_income, "load_files", None)
-    with pytest.raises(ValueError, match=r"`group` should be one of 1, 2\. Received: "):
+    with pytest.raises(ValueError, match=r"`group` should be one of 1, 2, 3\. Received: "):
         load_census_income(group)
 
 

@@ -127,6 +127,24 @@ def test_the_estimators_are_unbiased(estimator: str) -> None:
     assert value - squared == pytest.approx(np.mean(e), abs=0.02)
 
 
+def test_the_joint_terms_of_dr_pull_pcvr_towards_one_half() -> None:
+    """Of one rate for ten clicked rows, one converted: (e - ê)² is least where both e are one."""
+    ones, r = np.ones(10), np.arange(10) == 0
+    rates = np.arange(0.01, 0.5, 0.01)
+
+    def best(estimator: str) -> float:
+        values = []
+        for q in rates:
+            imputed = np.mean(cross_entropy(r, q))  # the best ê that knows no label
+            other = imputed + np.log(-np.expm1(-imputed))
+            values.append(risk(estimator, ones, r * 1.0, ones, q * ones, other * ones))
+        return rates[np.argmin(values)]
+
+    assert best("ips") == pytest.approx(0.1)
+    # Where (q - 0.1) + 2 · 0.09 · logit(q) = 0.
+    assert best("dr") == pytest.approx(0.275, abs=0.006)
+
+
 def test_any_model_of_a_click_and_a_conversion_takes_the_risk() -> None:
     model = toy.randomize(toy.build("SharedBottom", l2_reg_embedding=0))
     click, cvr = model.task_names
