@@ -4,6 +4,7 @@
     python -m mtl.benchmark --table my.parquet --config my.toml
     python -m mtl.benchmark tune census-income --group 1 --model PLE --trials 50
     python -m mtl.benchmark report benchmark/census-income-1-default.jsonl
+    python -m mtl.benchmark verify
 
 Results are appended to a file, one line per run. A command that was killed goes on where it
 stopped when it is given again, and finished runs aren't repeated.
@@ -24,7 +25,7 @@ from typing import Any
 import keras
 
 from mtl.balancing import BY_NAME
-from mtl.benchmark import boosted, config, report
+from mtl.benchmark import boosted, config, report, verify
 from mtl.benchmark.command import positive
 from mtl.benchmark.grid import Cell, Grid, read
 from mtl.benchmark.recipes import (
@@ -32,6 +33,7 @@ from mtl.benchmark.recipes import (
     CENSUS_INCOME,
     CENSUS_INCOME_3,
     FUNNEL,
+    KUAIRAND,
     OWN,
     REGRESSIONS,
     Recipe,
@@ -41,6 +43,7 @@ from mtl.data import (
     MultiTaskData,
     load_adult,
     load_census_income,
+    load_kuairand,
     make_funnel,
     make_related_regressions,
 )
@@ -74,8 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     again = commands.add_parser("report", help="tables and plots of results, again")
     again.add_argument("results", type=Path, nargs="+", help="files of results")
     again.set_defaults(run=_report)
+    check = commands.add_parser("verify", help="some runs of the tables, against what they gave")
+    check.add_argument("--expected", type=Path, default=verify.EXPECTED, help="a TOML file of runs")
+    check.set_defaults(run=_verify)
     return parser
 
+
+_COMMON = ("click", "long_view", "like", "profile_enter")
+_FEEDBACK = {
+    "four": _COMMON,
+    "seven": (*_COMMON, "comment", "follow", "forward"),
+    "funnel": ("click", "click_and_long_view"),
+}
 
 # What each is, how its models are sized and trained, and what loads it: the loader's parameters
 # tell its variants apart, and are options of the command line.
@@ -86,6 +99,11 @@ _DATA_SETS: dict[str, tuple[str, Recipe, Callable[..., MultiTaskData]]] = {
         load_census_income,
     ),
     "adult": ("UCI Adult, two binary tasks", ADULT, load_adult),
+    "kuairand": (
+        "KuaiRand-Pure, a recommender's log: four or seven kinds of feedback, or a funnel",
+        KUAIRAND,
+        lambda tasks, encoder: load_kuairand(tasks=_FEEDBACK[tasks], encoder=encoder),
+    ),
     "funnel": (
         "synthetic impressions, clicks and conversions",
         FUNNEL,
@@ -100,6 +118,7 @@ _DATA_SETS: dict[str, tuple[str, Recipe, Callable[..., MultiTaskData]]] = {
 _OPTIONS: dict[str, dict[str, Any]] = {
     "group": {"type": int, "default": 1, "choices": (1, 2, 3), "help": "of tasks"},
     "protocol": {"default": "default", "choices": PROTOCOLS},
+    "tasks": {"default": "four", "choices": tuple(_FEEDBACK), "help": "of KuaiRand"},
     "rows": {"type": positive, "default": 100_000, "help": "default: 100,000"},
     "cosine": {"type": float, "default": 0.5, "help": "relatedness, -1 to 1"},
 }
@@ -164,6 +183,9 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
         base = CENSUS_INCOME_3 if args.group == 3 else base
         if args.protocol == "default":
             base = config.tuned(f"census-income-{args.group}", base)
+    if args.data_set == "kuairand":
+        base = config.tuned("kuairand", base)
+        base = base.with_funnel((0, 1)) if args.tasks == "funnel" else base
     recipe = config.recipe(file, base)
     file.close()
     known = {**vars(args), "encoder": recipe.encoder}
@@ -265,7 +287,12 @@ class _Progress:
 def _write(path: Path, records: list[dict[str, Any]]) -> None:
     """Print the table, and write it and the plot beside the results."""
     print(f"\n{report.text_table(records)}\n\n{report.legend(records)}")
-    table = f"{report.markdown_table(records)}\n\n{report.legend(records)}\n"
+    tables = [
+        report.markdown_table(records, metric)
+        for metric in (None, *report.FURTHER)
+        if metric is None or report.columns(records, metric)
+    ]
+    table = "\n\n".join([*tables, report.legend(records)]) + "\n"
     with atomic_path(path.with_suffix(".md")) as part:
         part.write_text(table, encoding="utf-8")
     written = [path, path.with_suffix(".md")]
@@ -291,6 +318,19 @@ def _report(args: argparse.Namespace) -> None:
         if not records:
             raise ValueError(f"{path} should be a file of results. Received: no results")
         _write(path, _latest(records))
+
+
+def _verify(args: argparse.Namespace) -> None:
+    def load(command: str) -> tuple[MultiTaskData, Recipe]:
+        _, load_data, recipe = _load(_parser().parse_args(command.split()))
+        return load_data(), recipe
+
+    wrong = []
+    for run, said, right in verify.verify(verify.read(args.expected), load):
+        print(f"{run.command}, {run.model}, seed {run.seed}: {said}", flush=True)
+        wrong += [run.model] if right is False else []
+    if wrong:
+        raise ValueError(f"{len(wrong)} runs should give what they gave. Received: other scores")
 
 
 def _latest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,21 @@ import numpy as np
 from mtl.benchmark.config import extra
 from mtl.benchmark.runs import Result, in_units
 from mtl.data import MultiTaskData
-from mtl.features import SparseFeat
+from mtl.features import SparseFeat, VarLenSparseFeat
 from mtl.metrics import scores_of
 from mtl.tasks import Task
 
-_LEAVES = 31
 SETTINGS: Mapping[str, Any] = {
-    "num_leaves": _LEAVES,
+    "num_leaves": 31,
     "learning_rate": 0.03,
     "rounds": 5000,
     "patience": 100,
+    "categorical": True,  # else ids are numbers to the trees
+    "min_data_in_leaf": 20,
+    "feature_fraction": 1.0,
+    "bagging_fraction": 1.0,
 }
+_OURS = {"rounds", "patience", "categorical"}  # what LightGBM is not told as a parameter
 _OBJECTIVES = {
     "binary": "binary",
     "regression": "regression",
@@ -38,44 +43,67 @@ def available() -> bool:
     return True
 
 
-def run(data: MultiTaskData, seed: int) -> Result:
+def run(
+    data: MultiTaskData,
+    seed: int,
+    settings: Mapping[str, Any] = SETTINGS,
+    refit: bool = False,
+) -> Result:
     """Train a model per task on the same features, and score it as the networks are.
 
-    Categories are categorical features to the trees. Rows without a label are left out. The
-    number of trees is that of the least loss on the validation rows; without them, 500.
+    Rows without a label are left out, and so are sequences, which trees can't read. The number of
+    trees is that of the least loss on the validation rows; without them, 500.
 
     Args:
         data: a data set of tasks of any type but multilabel.
         seed: int.
+        settings: dict. All of `SETTINGS`. Defaults to these.
+        refit: bool. Whether to grow as many trees anew, on training and validation rows together.
+            Defaults to False.
 
     Returns:
         The scores, with trees as `epochs` and leaves as `parameters`.
     """
-    names = [c.name for c in data.feature_columns]
-    categorical = [i for i, c in enumerate(data.feature_columns) if isinstance(c, SparseFeat)]
-    train, val, test = (
-        split and (np.column_stack([split[0][name] for name in names]).astype("float64"), split[1])
-        for split in (data.train, data.val, data.test)
+    columns = [c for c in data.feature_columns if not isinstance(c, VarLenSparseFeat)]
+    categorical = [
+        i for i, c in enumerate(columns) if settings["categorical"] and isinstance(c, SparseFeat)
+    ]
+    train, val, test, whole = (
+        split and (np.column_stack([split[0][c.name] for c in columns]).astype("float64"), split[1])
+        for split in (data.train, data.val, data.test, refit and data.refitted().train)
     )
     metrics, validation, trees, leaves = {}, {}, [], 0
     for k, task in enumerate(data.tasks):
-        model = _fit(train, val, categorical, task, k, seed)
-        metrics[task.name] = in_units(data, task.name, _scores(model, test, task, k))
-        if val is not None:
-            validation[task.name] = in_units(data, task.name, _scores(model, val, task, k))
+        fit = partial(_fit, categorical=categorical, task=task, k=k, seed=seed, settings=settings)
+        model = fit(train, val)
         trees.append(max(model.best_iteration, 0) or model.current_iteration())
-        leaves += trees[-1] * model.num_model_per_iteration() * _LEAVES
+        leaves += trees[-1] * model.num_model_per_iteration() * settings["num_leaves"]
+        if val is not None and refit:
+            model = fit(whole, None, rounds=trees[-1])
+        elif val is not None:
+            scores = _scores(model, val, data, "val", task, k)
+            validation[task.name] = in_units(data, task.name, scores)
+        metrics[task.name] = in_units(data, task.name, _scores(model, test, data, "test", task, k))
     return Result(metrics, validation or None, max(trees), leaves)
 
 
-def _fit(train: Any, val: Any, categorical: list[int], task: Task, k: int, seed: int) -> Any:
+def _fit(
+    train: Any,
+    val: Any,
+    categorical: list[int],
+    task: Task,
+    k: int,
+    seed: int,
+    settings: Mapping[str, Any],
+    rounds: int = 500,
+) -> Any:
     lightgbm = extra("lightgbm", "bench")
     parameters = {
         "objective": _OBJECTIVES[task.type],
-        "num_leaves": SETTINGS["num_leaves"],
-        "learning_rate": SETTINGS["learning_rate"],
+        "bagging_freq": int(settings["bagging_fraction"] < 1),
         "seed": seed,
         "verbosity": -1,
+        **{name: settings[name] for name in settings.keys() - _OURS},
     }
     if task.type == "multiclass":
         parameters["num_class"] = task.size
@@ -89,17 +117,20 @@ def _fit(train: Any, val: Any, categorical: list[int], task: Task, k: int, seed:
 
     rows = dataset(train)
     if val is None:
-        return lightgbm.train(parameters, rows, 500)
+        return lightgbm.train(parameters, rows, rounds)
     return lightgbm.train(
         parameters,
         rows,
-        SETTINGS["rounds"],
+        settings["rounds"],
         valid_sets=[dataset(val, rows)],
-        callbacks=[lightgbm.early_stopping(SETTINGS["patience"], verbose=False)],
+        callbacks=[lightgbm.early_stopping(settings["patience"], verbose=False)],
     )
 
 
-def _scores(model: Any, split: Any, task: Task, k: int) -> dict[str, float]:
+def _scores(
+    model: Any, split: Any, data: MultiTaskData, name: str, task: Task, k: int
+) -> dict[str, float]:
     predicted = np.asarray(model.predict(split[0]))
-    scores = scores_of(task, split[1][k], predicted.reshape(len(predicted), -1))
+    groups = (data.groups or {}).get(name)
+    scores = scores_of(task, split[1][k], predicted.reshape(len(predicted), -1), groups=groups)
     return {name: value for name, value in scores.items() if not np.isnan(value)}

@@ -169,11 +169,22 @@ _TRAINING: dict[str, Callable[[str, Any], Any]] = {
     "schedule": one_of("constant", "cosine"),
     "weight_decay": checks.non_negative_float,
     "ema": checks.rate,
+    "refit": boolean,
+}
+_TREES: dict[str, Callable[[str, Any], Any]] = {
+    "num_leaves": checks.positive_int,
+    "learning_rate": checks.positive_float,
+    "rounds": checks.positive_int,
+    "patience": checks.positive_int,
+    "categorical": boolean,
+    "min_data_in_leaf": checks.positive_int,
+    "feature_fraction": checks.positive_share,
+    "bagging_fraction": checks.positive_share,
 }
 
 
 def recipe(config: Section, base: Recipe) -> Recipe:
-    """Read `[encoder]`, `[training]`, `[models.NAME]` and `[models.NAME.training]`.
+    """Read `[encoder]`, `[training]`, `[trees]`, `[models.NAME]` and `[models.NAME.training]`.
 
     Args:
         config: the file; its other keys are left alone.
@@ -187,6 +198,7 @@ def recipe(config: Section, base: Recipe) -> Recipe:
     """
     encoder = settings(config.section("encoder"), SETTINGS)
     training = _training(config.section("training"))
+    trees = settings(config.section("trees"), _TREES)
     every = config.section("models")
     sizes, own = dict(base.sizes), {}
     factories = zoo()
@@ -208,6 +220,7 @@ def recipe(config: Section, base: Recipe) -> Recipe:
         sizes=sizes,
         own_training={**before, **{m: {**before.get(m, {}), **s} for m, s in own.items()}},
         encoder={**result.encoder, **encoder},
+        trees={**result.trees, **trees},
     )
 
 

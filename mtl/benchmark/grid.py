@@ -130,7 +130,7 @@ class Grid:
 
     def _run(self, cell: Cell, verbose: bool) -> Result:
         if cell.model == BOOSTED:
-            return boosted.run(self._data, cell.seed)
+            return boosted.run(self._data, cell.seed, self._trees, self._recipe.training.refit)
         if cell.model == SINGLE:
             return self._single(cell.seed, verbose)
         return train(self._data, self._recipe, cell.model, cell.seed, cell.balancer, verbose)[1]
@@ -159,14 +159,19 @@ class Grid:
                 del own[name]
         return [replace(self._recipe, sizes={"SharedBottom": own}) for own in every]
 
+    @property
+    def _trees(self) -> dict[str, Any]:
+        return {**boosted.SETTINGS, **self._recipe.trees}
+
     def _identity(self, cell: Cell) -> dict[str, Any]:
         identity: dict[str, Any] = {**self._name, **asdict(cell)}
         if self._data.label_scale:  # which tells the results from those in other units
             identity["label_scale"] = self._data.label_scale
         if cell.model == BOOSTED:
-            return identity | {"recipe": boosted.SETTINGS}
+            recipe = {**self._trees, "refit": self._recipe.training.refit}
+            return identity | {"recipe": recipe}
         model = "SharedBottom" if cell.model == SINGLE else cell.model
-        recipe: dict[str, Any] = {
+        recipe = {
             "sizes": self._recipe.sizes.get(model, {}),
             "training": asdict(self._recipe.training_of(model)),
         }
@@ -228,6 +233,7 @@ def _one_task(data: MultiTaskData, k: int) -> MultiTaskData:
         part(data.val),
         part(data.test),
         label_scale={n: s for n, s in (data.label_scale or {}).items() if n == data.task_names[k]},
+        groups=data.groups,
     )
 
 

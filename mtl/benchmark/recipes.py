@@ -33,6 +33,9 @@ class Training:
         weight_decay: float. Decoupled decay of all weights, per step and unit of learning rate.
         ema: float in [0, 1). Momentum of the average of the weights over the steps, which takes
             the weights' place in validation and at the end; 0 for none.
+        refit: bool. Whether validation rows, which have told what to choose, are trained on with
+            the others: for all `epochs` then, without an early stop. Trees are grown twice, the
+            second time as many as did best on these rows.
     """
 
     learning_rate: float = 0.001
@@ -44,6 +47,7 @@ class Training:
     schedule: str = "constant"
     weight_decay: float = 0.0
     ema: float = 0.0
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Recipe:
             and conversion", or None where models of a funnel can't be trained.
         own_training: dict from model to the settings in which its training differs.
         encoder: dict of settings of the `mtl.data.TableEncoder`, for data sets that have one.
+        trees: dict of LightGBM's settings that replace `mtl.benchmark.boosted.SETTINGS`.
     """
 
     sizes: Mapping[str, Mapping[str, Any]]
@@ -64,6 +69,7 @@ class Recipe:
     funnel: tuple[int, int] | None
     own_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
+    trees: Mapping[str, Any] = field(default_factory=dict)
 
     def lacks(self, model: str) -> str:
         """Return what a model needs that the recipe doesn't have, in words; "" if it fits."""
@@ -209,3 +215,4 @@ OWN = Recipe(
 )
 FUNNEL = OWN.with_funnel((0, 1))
 REGRESSIONS = OWN
+KUAIRAND = OWN

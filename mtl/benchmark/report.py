@@ -18,6 +18,13 @@ SIGNIFICANCE = 0.05
 SINGLE, BOOSTED = "single-task", "LightGBM"  # the references
 TRANSFER = "against single-task"
 
+# What a table beside the first one shows of binary tasks.
+FURTHER = (
+    Headline("group_auc", "group AUC", 1, ""),
+    Headline("log_loss", "log loss", -1, ""),
+    Headline("ece", "calibration error", -1, ""),
+)
+
 Record = Mapping[str, Any]
 
 
@@ -89,18 +96,19 @@ class Column:
         return sorted(self.values.get(row, {}).keys() & self.values.get(other, {}).keys())
 
 
-def columns(records: Sequence[Record]) -> list[Column]:
-    """Return a column per task."""
+def columns(records: Sequence[Record], further: Headline | None = None) -> list[Column]:
+    """Return a column per task, of its headline metric, or of another that some tasks have."""
     types: Mapping[str, str] = records[0]["types"]
     found = []
     for task, kind in types.items():
-        headline = HEADLINES[kind]
+        headline = further or HEADLINES[kind]
         values: dict[str, dict[int, float]] = {}
         for record in records:
             value = record["metrics"].get(task, {}).get(headline.metric)
             if value is not None:
                 values.setdefault(row_of(record), {})[record["seed"]] = value
-        found.append(Column(task, headline, values))
+        if values or not further:
+            found.append(Column(task, headline, values))
     return found
 
 
@@ -114,18 +122,23 @@ def row_of(record: Record) -> str:
     return row_name(record["model"], record["balancer"])
 
 
-def cells(records: Sequence[Record], bold: str = "") -> list[list[str]]:
+def cells(
+    records: Sequence[Record], bold: str = "", further: Headline | None = None
+) -> list[list[str]]:
     """Return the table's rows, the head first.
 
     Args:
         records: results of one grid.
         bold: str. What to put around the significant best.
+        further: one of `FURTHER`, for a table of this metric alone, or None. Defaults to None: the
+            tasks' headline metrics, beside the single-task networks, the size and the time.
     """
-    every = columns(records)
+    every = columns(records, further)
     rows = list(dict.fromkeys(map(row_of, records)))
     transfer = [TRANSFER] if SINGLE in rows else []
     titles = [column.title for column in every]
-    lines = [["", *titles, *transfer, "parameters", "epochs", "seconds"]]
+    beside = [] if further else [*transfer, "parameters", "epochs", "seconds"]
+    lines = [["", *titles, *beside]]
     best = {column.task: column.best() for column in every}
     for row in rows:
         runs = [record for record in records if row_of(record) == row]
@@ -136,10 +149,12 @@ def cells(records: Sequence[Record], bold: str = "") -> list[list[str]]:
                 alone = len(best[column.task]) == 1
                 text = f"{bold}{text}{bold or ' *'}" if alone else f"{text} ="
             line.append(text)
+        lines.append(line)
+        if further:
+            continue
         means = [f"{np.mean([run[key] for run in runs]):,.0f}" for key in ("epochs", "seconds")]
         line += [against_single(every, row)] if transfer else []
         line += [f"{runs[0]['parameters']:,}", *means]
-        lines.append(line)
     return lines
 
 
@@ -176,9 +191,14 @@ def text_table(records: Sequence[Record]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def markdown_table(records: Sequence[Record]) -> str:
-    """Return the table in Markdown; the significant best is bold, = is not told from it."""
-    head, *body = cells(records, bold="**")
+def markdown_table(records: Sequence[Record], further: Headline | None = None) -> str:
+    """Return the table in Markdown; the significant best is bold, = is not told from it.
+
+    Args:
+        records: results of one grid.
+        further: one of `FURTHER`, for a table of this metric. Defaults to None: see `cells`.
+    """
+    head, *body = cells(records, "**", further)
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
 

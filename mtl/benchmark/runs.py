@@ -71,6 +71,8 @@ def train(
     keras.utils.set_random_seed(seed)
     model = build(data, recipe, model_name, seed)
     training = recipe.training_of(model_name)
+    if training.refit:
+        data = data.refitted()
     steps = training.epochs * math.ceil(len(data.train[1][0]) / training.batch_size)
     model.compile(_optimizer(training, steps), balancer=balancer)
     # The score's callback predicts the validation rows itself: no second pass over them.
@@ -90,8 +92,8 @@ def train(
         verbose=0,
     )
     return model, Result(
-        metrics=_metrics(model, data, data.test),
-        validation=data.val and _metrics(model, data, data.val),
+        metrics=_metrics(model, data, "test"),
+        validation=data.val and _metrics(model, data, "val"),
         epochs=len(history.epoch),
         parameters=count_parameters(model.trainable_variables),
     )
@@ -144,8 +146,9 @@ def _callbacks(data: MultiTaskData, training: Training) -> list[keras.callbacks.
     return callbacks
 
 
-def _metrics(model: MultiTaskModel, data: MultiTaskData, rows: Any) -> dict[str, dict[str, float]]:
-    table = evaluate_tasks(model, rows[0], _by_name(data, rows[1]))
+def _metrics(model: MultiTaskModel, data: MultiTaskData, split: str) -> dict[str, dict[str, float]]:
+    x, y = getattr(data, split)
+    table = evaluate_tasks(model, x, _by_name(data, y), groups=(data.groups or {}).get(split))
     return {
         str(task): in_units(data, str(task), {str(n): v for n, v in scores.dropna().items()})
         for task, scores in table.iterrows()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from mtl.features import get_feature_names
@@ -87,6 +88,26 @@ class MultiTaskData:
         """The tasks that the names and types mean."""
         return resolve_tasks(task_names=self.task_names, task_types=self.task_types)
 
+    def refitted(self) -> MultiTaskData:
+        """Return the data whose validation rows are training rows: for a last fit, all chosen."""
+        if self.val is None:
+            return self
+
+        def joined(parts: Any) -> Any:
+            if parts is None:
+                return None
+            train = _concatenated(parts["train"], parts["val"])
+            return {"train": train, "test": parts["test"]}
+
+        return replace(
+            self,
+            train=_concatenated(self.train, self.val),
+            val=None,
+            sample_weight=joined(self.sample_weight),
+            truth=joined(self.truth),
+            groups=joined(self.groups),
+        )
+
     def __repr__(self) -> str:
         rows = ", ".join(
             f"{split}: {len(data[1][0]):,}"
@@ -102,6 +123,15 @@ class MultiTaskData:
 def take(x: Mapping[str, Array], y: Sequence[Array], rows: Any) -> Split:
     """Return some rows, a slice or an index, of inputs and labels."""
     return {name: values[rows] for name, values in x.items()}, [labels[rows] for labels in y]
+
+
+def _concatenated(first: Any, second: Any) -> Any:
+    """Return two arrays, or two structures of arrays, one after the other."""
+    if isinstance(first, Mapping):
+        return {name: _concatenated(first[name], second[name]) for name in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)(_concatenated(a, b) for a, b in zip(first, second, strict=True))
+    return np.concatenate([first, second])
 
 
 def _check_split(split: str, data: Any, names: list[str], num_tasks: int) -> int:

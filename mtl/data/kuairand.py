@@ -27,6 +27,7 @@ FEEDBACK = {
     "forward": "is_forward",
     "hate": "is_hate",
 }
+FUNNEL = "click_and_long_view"
 # First days of the examples, the validation rows and the test rows, and the last day.
 PROTOCOLS = {
     "default": ("2022-04-25", "2022-04-29", "2022-05-01", "2022-05-08"),
@@ -83,8 +84,9 @@ def load_kuairand(
         path: str, path or None. The folder, or one whose subfolder "data" it is. Defaults to
             None: "kuairand" in `$MTL_DATA_HOME`, or in the cache folder.
         tasks: list of str, out of "click", "long_view", "like", "profile_enter", "comment",
-            "follow", "forward", "hate". Defaults to the four commonest. A click is NaN in the
-            scenarios (`tab`) that record none.
+            "follow", "forward", "hate", and "click_and_long_view", which with "click" is a
+            funnel. Defaults to the four commonest. A click is NaN in the scenarios (`tab`) that
+            record none.
         protocol: str. "default": validation from 04-29, test from 05-01. "late": validation from
             05-01, test from 05-04. What is before is for training. Vocabularies and scalings are
             fitted on the training rows. Defaults to "default".
@@ -114,7 +116,7 @@ def load_kuairand(
     """
     chosen = checks.entries("tasks", tasks, "a list of kinds of feedback")
     for task in chosen:
-        checks.one_of(*FEEDBACK)("tasks", task)
+        checks.one_of(*FEEDBACK, FUNNEL)("tasks", task)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"`tasks` should name each task once. Received: {chosen}")
     checks.one_of(*PROTOCOLS)("protocol", protocol)
@@ -163,6 +165,7 @@ def read(folder: Path, dates: Sequence[str]) -> tuple[pd.DataFrame, list[Any]]:
     first, last = pd.Timestamp(dates[0]), pd.Timestamp(dates[-1])
     log["day"] = (dated - first).dt.days
     log["click"] = log["click"].astype(float).mask(log["tab"].isin(_WITHOUT_CLICK))
+    log[FUNNEL] = log["click"] * log["long_view"]
     whole = log
     if log["day"].min() >= 0 and any(folder.glob("user_sequences_*")):
         earlier = _earlier(_files(folder, "user_sequences_*")[0], first)
