@@ -174,7 +174,7 @@ def read(folder: Path, dates: Sequence[str]) -> tuple[pd.DataFrame, list[Any]]:
         whole["counted"] = True
     whole = whole.merge(users, "left", "user_id").merge(videos, "left", "video_id")
     rows = ((whole["day"] >= 0) & (whole["day"] <= (last - first).days)).to_numpy()
-    frame = pd.concat([whole[rows], _past(whole)[rows]], axis=1)
+    frame = pd.concat([whole[rows], _past(whole, rows)], axis=1)
     frame["hour"] = frame["hourmin"] // 100
     days = first + pd.to_timedelta(frame["day"], "D")
     frame["weekday"] = days.dt.day_of_week
@@ -184,17 +184,18 @@ def read(folder: Path, dates: Sequence[str]) -> tuple[pd.DataFrame, list[Any]]:
     return frame.reset_index(drop=True), history
 
 
-def _past(log: pd.DataFrame) -> pd.DataFrame:
-    """Return the numbers of impressions and the rates up to the day before."""
+def _past(log: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+    """Return the numbers of impressions and the rates up to the day before, of some rows."""
     # Of what a user liked long ago the list doesn't hold what else he was shown: no rates from it.
-    counted = log[log["counted"].to_numpy(bool)]
+    told = log["counted"].to_numpy(bool)
+    counted, asked = log[told], rows[told]
     parts = [
-        rates_before(counted, key, _RATES, strength)
+        rates_before(counted, key, _RATES, strength, asked)
         .rename(columns={name: f"{name}_rate" for name in _RATES})
         .add_prefix(f"{name}_")
         for name, (key, strength) in _RATED.items()
     ]
-    return pd.concat(parts, axis=1).reindex(log.index)
+    return pd.concat(parts, axis=1)
 
 
 def _earlier(file: Path, first: pd.Timestamp) -> pd.DataFrame:

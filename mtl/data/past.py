@@ -13,7 +13,11 @@ Array = npt.NDArray[Any]
 
 
 def rates_before(
-    log: pd.DataFrame, key: Sequence[str], outcomes: Sequence[str], strength: float
+    log: pd.DataFrame,
+    key: Sequence[str],
+    outcomes: Sequence[str],
+    strength: float,
+    rows: Array | slice = slice(None),
 ) -> pd.DataFrame:
     """Return how often each row's key was seen, and with what outcomes, on all days before its own.
 
@@ -26,25 +30,26 @@ def rates_before(
         key: list of str. The columns whose values together are one key; a missing value is one.
         outcomes: list of str.
         strength: float. Above 0.
+        rows: (N,) bool array or slice. The rows that are asked for. Defaults to all.
 
     Returns:
-        A pd.DataFrame of N rows with the float64 columns `seen`, the number of rows of the key;
+        A pd.DataFrame of these rows with the float64 columns `seen`, the number of rows of the key;
         `since`, the days since the last of them, NaN if there is none; and by outcome its rate, NaN
         on days before which no row's outcome is known.
     """
-    known = log[list(outcomes)].notna().add_prefix("known_")
-    days = pd.concat([log[list(outcomes)].fillna(0), known], axis=1).astype(float)
-    days["seen"] = 1.0
-    days["last"] = log["day"].astype(float)
-    own = _codes(log, key)
-    mine = _before(days, own, log["day"])
-    all_of_them = _before(days, np.zeros_like(own), log["day"])
-    rates = {"seen": mine["seen"], "since": log["day"] - mine["last"]}
-    for outcome in outcomes:
-        told = all_of_them[f"known_{outcome}"]
-        prior = all_of_them[outcome] / told.where(told > 0)
-        rates[outcome] = (mine[outcome] + strength * prior) / (mine[f"known_{outcome}"] + strength)
-    return pd.DataFrame(rates)
+    values = log[list(outcomes)].to_numpy(float)
+    known = ~np.isnan(values)
+    days = log["day"].to_numpy()
+    counts = np.column_stack([np.ones(len(log)), known, np.where(known, values, 0)])
+    codes = _codes(log, key)
+    before, since = _before(counts, codes, days, rows)
+    of_all, _ = _before(counts, np.zeros_like(codes), days, rows)
+    told, positive = (np.split(part[:, 1:], 2, axis=1) for part in (before, of_all))
+    with np.errstate(invalid="ignore"):
+        prior = positive[1] / positive[0]
+    rates = (told[1] + strength * prior) / (told[0] + strength)
+    table = np.column_stack([before[:, 0], since, rates])
+    return pd.DataFrame(table, log.index[rows], ["seen", "since", *outcomes])
 
 
 def history_before(
@@ -87,14 +92,26 @@ def _codes(frame: pd.DataFrame, key: Sequence[str]) -> Array:
     return codes
 
 
-def _before(days: pd.DataFrame, codes: Array, day: pd.Series[Any]) -> pd.DataFrame:
-    """Return for each row the sums over the rows of its code on days before its own.
+def _before(counts: Array, codes: Array, days: Array, rows: Array | slice) -> tuple[Array, Array]:
+    """Return for each row what counts add up to on the days before its own, of rows of its code.
 
-    Of the column "last" it is the greatest value, not the sum.
+    Args:
+        counts: array `(N, K)`.
+        codes: array `(N,)` of whole numbers.
+        days: array `(N,)` of whole numbers.
+        rows: the M rows that are asked for.
+
+    Returns:
+        An array `(M, K)` of sums, and one `(M,)` of days since the last of these rows, NaN if there
+        is none.
     """
-    by_day = days.groupby([codes, day.to_numpy()])
-    daily = by_day.sum()
-    before = daily.groupby(level=0).cumsum() - daily
-    before["last"] = by_day["last"].max().groupby(level=0).shift()
-    rows = pd.MultiIndex.from_arrays([codes, day.to_numpy()])
-    return before.take(before.index.get_indexer(rows)).set_index(days.index)
+    first, last = days.min(), days.max()
+    cells, place = np.unique(codes * (last - first + 1) + days - first, return_inverse=True)
+    code, day = np.divmod(cells, last - first + 1)
+    own = np.column_stack([np.bincount(place, column) for column in counts.T])
+    earlier = np.cumsum(own, axis=0) - own
+    begins = np.searchsorted(code, code)  # where the cells of each one's code begin
+    before = earlier - earlier[begins]
+    since = np.full(len(cells), np.nan)
+    since[1:] = np.where(code[1:] == code[:-1], np.diff(day), np.nan)
+    return before[place[rows]], since[place[rows]]
