@@ -10,8 +10,10 @@ from sklearn.metrics import r2_score
 
 from mtl.benchmark import Grid, boosted, config, train
 from mtl.benchmark.own_table import load_table, read_table
-from mtl.benchmark.recipes import CENSUS_INCOME, CENSUS_INCOME_3, OWN
+from mtl.benchmark.recipes import CENSUS_INCOME, CENSUS_INCOME_3, OWN, zoo
 from mtl.benchmark.tune import to_toml
+from mtl.inspection.transfer import alone
+from mtl.tasks import resolve_tasks
 
 WHOLE = """
 [columns]
@@ -288,3 +290,10 @@ def test_recipes_of_three_tasks_have_three_towers(name):
     tuned = config.tuned("census-income-3", CENSUS_INCOME_3)
     for recipe in (CENSUS_INCOME_3, tuned):
         assert len(toy.build(name, 3, **recipe.sizes[name]).outputs) == 3
+
+
+def test_single_networks_of_three_tasks_have_their_recipes_tower():
+    sizes = CENSUS_INCOME_3.sizes["SharedBottom"]
+    tasks = resolve_tasks(3)
+    every = alone(zoo()["SharedBottom"], toy.columns(), sizes, tasks, size=100_000)
+    assert [own["tower_dnn_units_lists"] for own in every] == [[(32,)]] * 3
