@@ -184,7 +184,7 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
         if args.protocol == "default":
             base = config.tuned(f"census-income-{args.group}", base)
     if args.data_set == "kuairand":
-        base = config.tuned("kuairand", base)
+        base = config.tuned("kuairand", base).with_towers(len(_FEEDBACK[args.tasks]))
         base = base.with_funnel((0, 1)) if args.tasks == "funnel" else base
     recipe = config.recipe(file, base)
     file.close()

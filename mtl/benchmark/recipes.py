@@ -114,6 +114,15 @@ class Recipe:
         """Return a copy with other options of one model's factory."""
         return replace(self, sizes={**self.sizes, model: options})
 
+    def with_towers(self, num_tasks: int) -> Recipe:
+        """Return a copy for another number of tasks, whose towers are all as the first ones are."""
+        name = "tower_dnn_units_lists"
+        sizes = {
+            model: {**own, **({name: [own[name][0]] * num_tasks} if name in own else {})}
+            for model, own in self.sizes.items()
+        }
+        return replace(self, sizes=sizes)
+
     def with_funnel(self, funnel: tuple[int, int] | None) -> Recipe:
         """Return a copy with another funnel."""
         return replace(self, funnel=funnel)

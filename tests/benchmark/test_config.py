@@ -10,8 +10,9 @@ from sklearn.metrics import r2_score
 
 from mtl.benchmark import Grid, boosted, config, train
 from mtl.benchmark.own_table import load_table, read_table
-from mtl.benchmark.recipes import CENSUS_INCOME, CENSUS_INCOME_3, OWN, zoo
+from mtl.benchmark.recipes import CENSUS_INCOME, CENSUS_INCOME_3, KUAIRAND, OWN, zoo
 from mtl.benchmark.tune import to_toml
+from mtl.features import SparseFeat
 from mtl.inspection.transfer import alone
 from mtl.tasks import resolve_tasks
 
@@ -297,3 +298,14 @@ def test_single_networks_of_three_tasks_have_their_recipes_tower():
     tasks = resolve_tasks(3)
     every = alone(zoo()["SharedBottom"], toy.columns(), sizes, tasks, size=100_000)
     assert [own["tower_dnn_units_lists"] for own in every] == [[(32,)]] * 3
+
+
+@pytest.mark.parametrize("tasks", [2, 4, 7])
+def test_kuairands_recipe_builds_every_model_for_as_many_tasks(tasks):
+    recipe = config.tuned("kuairand", KUAIRAND).with_towers(tasks).with_funnel((0, 1))
+    names = ["user_id", "video_id", "author_id", "tab", "tag"]
+    columns = [SparseFeat(name, 5, 2) for name in names]
+    for name in recipe.sizes if tasks == 2 else ("SharedBottom", "PEPNet", "DBMTL"):
+        assert recipe.fits(name)
+        model = zoo()[name](columns, num_tasks=tasks, **recipe.sizes[name])
+        assert len(model.outputs) == tasks
