@@ -39,7 +39,8 @@ def export_onnx(
     of_ids = onnx.load(str(path))
     if any(columns[one.column].settings.get("separator") for one in inputs):
         of_ids = version_converter.convert_version(of_ids, SPLIT_VERSION)
-    of_ids = compose.add_prefix(of_ids, _PREFIX, rename_outputs=False)
+    # Among the edges are the outputs, which onnx before 1.19 would rename with them.
+    of_ids = compose.add_prefix(of_ids, _PREFIX, rename_edges=False, rename_outputs=False)
     versions = {one.domain: one.version for one in of_ids.opset_import}
     opsets = [helper.make_opsetid(*one) for one in {**versions, ML: ML_VERSION}.items()]
     _set_opsets(of_ids, opsets)

@@ -55,12 +55,14 @@ def export_saved_model(
 
     specs = {one.name: tf.TensorSpec([None] * one.rank, one.dtype, name=one.name) for one in inputs}
     served = tf.function(serve, input_signature=[specs], autograph=False)
-    served.get_concrete_function()
-    for table in ops.tables.values():
-        archive.track(table)
-    for name in _ENDPOINTS:
-        archive.add_endpoint(name, served)
-    archive.write_out(str(path), verbose=False)
+    # Tables are made by the trace; `write_out` of older Keras keeps those of its own layers alone.
+    saved = tf.Module()
+    saved.weights = list(served.get_concrete_function().variables)
+    saved.tables = list(ops.tables.values())
+    endpoints = {_OF_IDS: of_ids, **dict.fromkeys(_ENDPOINTS, served)}
+    for name, endpoint in endpoints.items():
+        setattr(saved, name, endpoint)
+    tf.saved_model.save(saved, str(path), signatures=endpoints)
     extra = path / "assets.extra"  # which servers leave alone
     extra.mkdir()
     content = json.dumps(description, ensure_ascii=False)
