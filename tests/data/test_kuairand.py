@@ -285,4 +285,4 @@ def test_the_real_log():
     rates = [np.nanmean(np.concatenate([s[1][k] for s in (data.train, data.val, data.test)]))
              for k in range(4)]  # fmt: skip
     np.testing.assert_allclose(rates, [0.4501, 0.3169, 0.0174, 0.0189], atol=3e-4)
-    assert sum(np.isnan(data.train[1][0])) == 128
+    assert sum(np.isnan(data.train[1][0])) == 56

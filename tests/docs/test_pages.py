@@ -21,6 +21,7 @@ import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 from urllib.parse import unquote
 
 import keras
@@ -111,7 +112,8 @@ def run_command(words, monkeypatch, stop):
         original(self, args, namespace)
         raise Parsed
 
-    with monkeypatch.context() as patch:
+    # Scripts set variables, such as the backend they run on best, before they import mtl.
+    with mock.patch.dict(os.environ), monkeypatch.context() as patch:
         if stop:
             patch.setattr(argparse.ArgumentParser, "parse_args", parse)
         expected = contextlib.suppress(SystemExit) if not stop else pytest.raises(Parsed)
