@@ -44,7 +44,7 @@ _USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "registe
 _VIDEO_NUMBERS = ("duration_ms", "video_age", "server_width", "server_height")
 _VIDEO = ("author_id", "video_type", "upload_type", "visible_status", "music_type", "tag")
 _LOG = ("user_id", "video_id", "date", "hourmin", "time_ms", "duration_ms", "tab")
-# Whose rates are features, and the rows' worth of the prior that each is smoothed by.
+# Whose rates are features, and how many rows the whole log's rate counts as.
 _RATED = {
     "user": (("user_id",), 20.0),
     "video": (("video_id",), 20.0),
@@ -53,7 +53,7 @@ _RATED = {
     "user_tag": (("user_id", "tag"), 5.0),
     "user_author": (("user_id", "author_id"), 5.0),
 }
-_RATES = [name for name in FEEDBACK if name != "hate"]  # of which there are some 50 in all
+_RATES = [name for name in FEEDBACK if name != "hate"]  # of which there are 187 in these days
 _HISTORY = 50  # videos
 _TIME_ZONE = 8 * 3600  # seconds, of the log's dates
 # Chosen on the validation rows.
@@ -92,8 +92,8 @@ def load_kuairand(
             fitted on the training rows. Defaults to "default".
         encoder: dict or None. Settings of the `TableEncoder` for all columns that replace the
             recipe's. Defaults to None.
-        download: bool. Whether to fetch the published archive (44 MB, CC BY-SA 4.0) if there is
-            no such folder. Defaults to False: an error says where to get it.
+        download: bool. Whether to fetch the published archive (194 MB unpacked, CC BY-SA 4.0) if
+            there is no such folder. Defaults to False: an error says where to get it.
 
     Returns:
         A MultiTaskData of binary tasks. Features are the ids `user_id`, `video_id` and
@@ -166,36 +166,23 @@ def read(folder: Path, dates: Sequence[str]) -> tuple[pd.DataFrame, list[Any]]:
     log["day"] = (dated - first).dt.days
     log["click"] = log["click"].astype(float).mask(log["tab"].isin(_WITHOUT_CLICK))
     log[FUNNEL] = log["click"] * log["long_view"]
-    whole = log
+    log["counted"] = True
     if log["day"].min() >= 0 and any(folder.glob("user_sequences_*")):
         earlier = _earlier(_files(folder, "user_sequences_*")[0], first)
-        whole = pd.concat([earlier, log], ignore_index=True)
-    else:
-        whole["counted"] = True
-    whole = whole.merge(users, "left", "user_id").merge(videos, "left", "video_id")
-    rows = ((whole["day"] >= 0) & (whole["day"] <= (last - first).days)).to_numpy()
-    frame = pd.concat([whole[rows], _past(whole, rows)], axis=1)
+        log = pd.concat([earlier, log], ignore_index=True)
+    log = log.merge(users, "left", "user_id").merge(videos, "left", "video_id")
+    rows = log["day"].between(0, (last - first).days)
+    # Of what a user liked long ago the list doesn't hold what else he was shown: no rates from it.
+    counted = log["counted"]
+    past = rates_before(log[counted], _RATED, _RATES, rows[counted].to_numpy())
+    frame = pd.concat([log[rows], past], axis=1)
     frame["hour"] = frame["hourmin"] // 100
     days = first + pd.to_timedelta(frame["day"], "D")
     frame["weekday"] = days.dt.day_of_week
     frame["video_age"] = (days - pd.to_datetime(frame["upload_dt"])).dt.days
-    liked = whole[whole["long_view"] == 1]
-    history = history_before(liked, frame, "user_id", "video_id", _HISTORY)
+    viewed = log[log["long_view"] == 1]
+    history = history_before(viewed, frame, "user_id", "video_id", _HISTORY)
     return frame.reset_index(drop=True), history
-
-
-def _past(log: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
-    """Return the numbers of impressions and the rates up to the day before, of some rows."""
-    # Of what a user liked long ago the list doesn't hold what else he was shown: no rates from it.
-    told = log["counted"].to_numpy(bool)
-    counted, asked = log[told], rows[told]
-    parts = [
-        rates_before(counted, key, _RATES, strength, asked)
-        .rename(columns={name: f"{name}_rate" for name in _RATES})
-        .add_prefix(f"{name}_")
-        for name, (key, strength) in _RATED.items()
-    ]
-    return pd.concat(parts, axis=1)
 
 
 def _earlier(file: Path, first: pd.Timestamp) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,42 +14,44 @@ Array = npt.NDArray[Any]
 
 def rates_before(
     log: pd.DataFrame,
-    key: Sequence[str],
+    keys: Mapping[str, tuple[Sequence[str], float]],
     outcomes: Sequence[str],
-    strength: float,
     rows: Array | slice = slice(None),
 ) -> pd.DataFrame:
-    """Return how often each row's key was seen, and with what outcomes, on all days before its own.
+    """Return how often each row's keys were seen, and with what outcomes, on days before its own.
 
     A rate over few rows says little: it is drawn towards the rate of the whole log before that
-    day, which counts as much as `strength` rows do.
+    day, which counts as much as some number of rows does.
 
     Args:
-        log: pd.DataFrame of N rows with the columns of `key`, `outcomes` (0, 1, or NaN where
+        log: pd.DataFrame of N rows with the columns of `keys`, `outcomes` (0, 1, or NaN where
             unknown) and `day` (whole numbers).
-        key: list of str. The columns whose values together are one key; a missing value is one.
+        keys: dict from name to the columns whose values together are one key, a missing value
+            being one, and the number of rows, above 0, that the whole log's rate counts as.
         outcomes: list of str.
-        strength: float. Above 0.
         rows: (N,) bool array or slice. The rows that are asked for. Defaults to all.
 
     Returns:
-        A pd.DataFrame of these rows with the float64 columns `seen`, the number of rows of the key;
-        `since`, the days since the last of them, NaN if there is none; and by outcome its rate, NaN
-        on days before which no row's outcome is known.
+        A pd.DataFrame of these rows with float64 columns for each key: `<key>_seen`, the number of
+        rows of the key; `<key>_since`, the days since the last of them, NaN if there is none; and
+        `<key>_<outcome>_rate`, NaN on days before which no row's outcome is known.
     """
     values = log[list(outcomes)].to_numpy(float)
     known = ~np.isnan(values)
     days = log["day"].to_numpy()
     counts = np.column_stack([np.ones(len(log)), known, np.where(known, values, 0)])
-    codes = _codes(log, key)
-    before, since = _before(counts, codes, days, rows)
-    of_all, _ = _before(counts, np.zeros_like(codes), days, rows)
-    told, positive = (np.split(part[:, 1:], 2, axis=1) for part in (before, of_all))
+    of_all, _ = _before(counts, np.zeros(len(log), np.int64), days, rows)
+    told, positive = np.split(of_all[:, 1:], 2, axis=1)
     with np.errstate(invalid="ignore"):
-        prior = positive[1] / positive[0]
-    rates = (told[1] + strength * prior) / (told[0] + strength)
-    table = np.column_stack([before[:, 0], since, rates])
-    return pd.DataFrame(table, log.index[rows], ["seen", "since", *outcomes])
+        prior = positive / told
+    columns: dict[str, Array] = {}
+    for name, (key, strength) in keys.items():
+        before, since = _before(counts, _codes(log, key), days, rows)
+        told, positive = np.split(before[:, 1:], 2, axis=1)
+        rates = (positive + strength * prior) / (told + strength)
+        columns |= {f"{name}_seen": before[:, 0], f"{name}_since": since}
+        columns |= {f"{name}_{what}_rate": rates[:, k] for k, what in enumerate(outcomes)}
+    return pd.DataFrame(columns, log.index[rows])
 
 
 def history_before(

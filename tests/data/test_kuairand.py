@@ -96,33 +96,34 @@ def test_what_was_known_before_each_day():
             "like": [1, 0, 0, np.nan, 1, 0],
         }
     )
-    rates = rates_before(table, ["user"], ["like"], strength=2.0)
-    assert rates["seen"].tolist() == [0, 0, 0, 2, 3, 1]
-    np.testing.assert_array_equal(rates["since"], [np.nan, np.nan, np.nan, 1, 1, 2])
+    rates = rates_before(table, {"user": (["user"], 2.0)}, ["like"])
+    assert rates["user_seen"].tolist() == [0, 0, 0, 2, 3, 1]
+    np.testing.assert_array_equal(rates["user_since"], [np.nan, np.nan, np.nan, 1, 1, 2])
     # Before day 1 one of three rows is liked, and before day 2 still: one is unknown.
     expected = [np.nan, np.nan, np.nan, (1 + 2 / 3) / 4, (1 + 2 / 3) / 4, (0 + 2 / 3) / 3]
-    np.testing.assert_allclose(rates["like"], expected)
+    np.testing.assert_allclose(rates["user_like_rate"], expected)
 
 
 def test_the_rows_of_a_day_tell_nothing_of_it():
     random = np.random.default_rng(0)
     table = pd.DataFrame(random.integers(0, 4, (300, 3)), columns=["a", "b", "day"])
     table["like"] = random.integers(0, 2, 300)
-    rates = rates_before(table, ["a", "b"], ["like"], 3.0)
+    rates = rates_before(table, {"ab": (["a", "b"], 3.0)}, ["like"])
     for i, row in table.iterrows():
         before = table[table["day"] < row["day"]]
         own = before[(before["a"] == row["a"]) & (before["b"] == row["b"])]
-        assert rates["seen"][i] == len(own)
+        assert rates["ab_seen"][i] == len(own)
         if row["day"]:
             expected = (own["like"].sum() + 3 * before["like"].mean()) / (len(own) + 3)
-            np.testing.assert_allclose(rates["like"][i], expected)
+            np.testing.assert_allclose(rates["ab_like_rate"][i], expected)
         else:
-            assert np.isnan(rates["like"][i])
+            assert np.isnan(rates["ab_like_rate"][i])
 
 
 def test_a_missing_value_is_a_key():
     table = pd.DataFrame({"tag": [None, "a", None], "day": [0, 0, 1], "like": [1, 0, 0]})
-    assert rates_before(table, ["tag"], ["like"], 1.0)["seen"].tolist() == [0, 0, 1]
+    rates = rates_before(table, {"tag": (["tag"], 1.0)}, ["like"])
+    assert rates["tag_seen"].tolist() == [0, 0, 1]
 
 
 def test_a_history_holds_the_last_of_the_days_before():
