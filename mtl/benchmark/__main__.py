@@ -17,7 +17,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -90,28 +90,41 @@ _FEEDBACK = {
     "funnel": ("click", "click_and_long_view"),
 }
 
+
+def _census_income(args: argparse.Namespace) -> Recipe:
+    base = CENSUS_INCOME_3 if args.group == 3 else CENSUS_INCOME
+    return config.tuned(f"census-income-{args.group}", base) if args.protocol == "default" else base
+
+
+def _kuairand(args: argparse.Namespace) -> Recipe:
+    recipe = config.tuned("kuairand", KUAIRAND)
+    return recipe.with_funnel((0, 1)) if args.tasks == "funnel" else recipe
+
+
 # What each is, how its models are sized and trained, and what loads it: the loader's parameters
 # tell its variants apart, and are options of the command line.
-_DATA_SETS: dict[str, tuple[str, Recipe, Callable[..., MultiTaskData]]] = {
+_DATA_SETS: dict[
+    str, tuple[str, Callable[[argparse.Namespace], Recipe], Callable[..., MultiTaskData]]
+] = {
     "census-income": (
         "UCI Census-income, two or three binary tasks",
-        CENSUS_INCOME,
+        _census_income,
         load_census_income,
     ),
-    "adult": ("UCI Adult, two binary tasks", ADULT, load_adult),
+    "adult": ("UCI Adult, two binary tasks", lambda args: ADULT, load_adult),
     "kuairand": (
         "KuaiRand-Pure, a recommender's log: four or seven kinds of feedback, or a funnel",
-        KUAIRAND,
+        _kuairand,
         lambda tasks, encoder: load_kuairand(tasks=_FEEDBACK[tasks], encoder=encoder),
     ),
     "funnel": (
         "synthetic impressions, clicks and conversions",
-        FUNNEL,
+        lambda args: FUNNEL,
         lambda rows: make_funnel(rows),
     ),
     "related-regressions": (
         "synthetic: the MMoE paper's two regressions",
-        REGRESSIONS,
+        lambda args: REGRESSIONS,
         lambda rows, cosine: make_related_regressions(rows, cosine=cosine),
     ),
 }
@@ -178,15 +191,8 @@ def _load(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], MultiT
     file = config.read(*args.config)
     if args.data_set == "table":
         return _load_table(args, file)
-    _, base, load = _DATA_SETS[args.data_set]
-    if args.data_set == "census-income":
-        base = CENSUS_INCOME_3 if args.group == 3 else base
-        if args.protocol == "default":
-            base = config.tuned(f"census-income-{args.group}", base)
-    if args.data_set == "kuairand":
-        base = config.tuned("kuairand", base).with_towers(len(_FEEDBACK[args.tasks]))
-        base = base.with_funnel((0, 1)) if args.tasks == "funnel" else base
-    recipe = config.recipe(file, base)
+    _, recipe_of, load = _DATA_SETS[args.data_set]
+    recipe = config.recipe(file, recipe_of(args))
     file.close()
     known = {**vars(args), "encoder": recipe.encoder}
     options = {name: known[name] for name in signature(load).parameters}
@@ -321,16 +327,17 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
+    @lru_cache(maxsize=1)  # runs of one command follow each other
     def load(command: str) -> tuple[MultiTaskData, Recipe]:
         _, load_data, recipe = _load(_parser().parse_args(command.split()))
         return load_data(), recipe
 
-    wrong = []
+    wrong = 0
     for run, said, right in verify.verify(verify.read(args.expected), load):
         print(f"{run.command}, {run.model}, seed {run.seed}: {said}", flush=True)
-        wrong += [run.model] if right is False else []
+        wrong += right is False
     if wrong:
-        raise ValueError(f"{len(wrong)} runs should give what they gave. Received: other scores")
+        raise ValueError(f"{wrong} runs should give what they gave. Received: other scores")
 
 
 def _latest(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -114,15 +114,6 @@ class Recipe:
         """Return a copy with other options of one model's factory."""
         return replace(self, sizes={**self.sizes, model: options})
 
-    def with_towers(self, num_tasks: int) -> Recipe:
-        """Return a copy for another number of tasks, whose towers are all as the first ones are."""
-        name = "tower_dnn_units_lists"
-        sizes = {
-            model: {**own, **({name: [own[name][0]] * num_tasks} if name in own else {})}
-            for model, own in self.sizes.items()
-        }
-        return replace(self, sizes=sizes)
-
     def with_funnel(self, funnel: tuple[int, int] | None) -> Recipe:
         """Return a copy with another funnel."""
         return replace(self, funnel=funnel)
@@ -224,4 +215,12 @@ OWN = Recipe(
 )
 FUNNEL = OWN.with_funnel((0, 1))
 REGRESSIONS = OWN
-KUAIRAND = OWN
+
+# Its tasks are two, four or seven: one tower for each, whatever their number.
+_KUAIRAND_TOWERS = {"DBMTL": (32,), "PEPNet": (256,), "ESMM": (512,), "Funnel": (512,)}
+KUAIRAND = replace(
+    OWN,
+    sizes={
+        name: {"tower_dnn_units_lists": per_task(*_KUAIRAND_TOWERS.get(name, ()))} for name in zoo()
+    },
+)
