@@ -457,7 +457,7 @@ def test_negative_transfer_hands_each_model_its_part():
     assert together.compiled["loss_weights"] == [1, 2, 3, 4]
     assert len(together.fitted[1]) == 4
     assert alone.options["task_names"] == ["price"]
-    assert alone.options["tower_dnn_units_lists"] == [(2,)]
+    assert alone.options["tower_dnn_units_lists"] == [[2]]
     assert alone.compiled["loss"] == "mae"
     assert alone.compiled["metrics"] == ["mse"]
     assert "loss_weights" not in alone.compiled

@@ -81,9 +81,8 @@ def run(
         if val is not None and refit:
             model = fit(whole, None, rounds=trees[-1])
         elif val is not None:
-            scores = _scores(model, val, data, "val", task, k)
-            validation[task.name] = in_units(data, task.name, scores)
-        metrics[task.name] = in_units(data, task.name, _scores(model, test, data, "test", task, k))
+            validation[task.name] = _scores(model, val, data, "val", k)
+        metrics[task.name] = _scores(model, test, data, "test", k)
     return Result(metrics, validation or None, max(trees), leaves)
 
 
@@ -127,10 +126,10 @@ def _fit(
     )
 
 
-def _scores(
-    model: Any, split: Any, data: MultiTaskData, name: str, task: Task, k: int
-) -> dict[str, float]:
-    predicted = np.asarray(model.predict(split[0]))
-    groups = (data.groups or {}).get(name)
-    scores = scores_of(task, split[1][k], predicted.reshape(len(predicted), -1), groups=groups)
-    return {name: value for name, value in scores.items() if not np.isnan(value)}
+def _scores(model: Any, rows: Any, data: MultiTaskData, split: str, k: int) -> dict[str, float]:
+    x, y = rows
+    task, predicted = data.tasks[k], np.asarray(model.predict(x))
+    scores = scores_of(
+        task, y[k], predicted.reshape(len(predicted), -1), groups=data.groups_of(split)
+    )
+    return in_units(data, task.name, {n: v for n, v in scores.items() if not np.isnan(v)})

@@ -149,12 +149,11 @@ def cells(
                 alone = len(best[column.task]) == 1
                 text = f"{bold}{text}{bold or ' *'}" if alone else f"{text} ="
             line.append(text)
+        if not further:
+            means = [f"{np.mean([run[key] for run in runs]):,.0f}" for key in ("epochs", "seconds")]
+            line += [against_single(every, row)] if transfer else []
+            line += [f"{runs[0]['parameters']:,}", *means]
         lines.append(line)
-        if further:
-            continue
-        means = [f"{np.mean([run[key] for run in runs]):,.0f}" for key in ("epochs", "seconds")]
-        line += [against_single(every, row)] if transfer else []
-        line += [f"{runs[0]['parameters']:,}", *means]
     return lines
 
 

@@ -148,7 +148,7 @@ def _callbacks(data: MultiTaskData, training: Training) -> list[keras.callbacks.
 
 def _metrics(model: MultiTaskModel, data: MultiTaskData, split: str) -> dict[str, dict[str, float]]:
     x, y = getattr(data, split)
-    table = evaluate_tasks(model, x, _by_name(data, y), groups=(data.groups or {}).get(split))
+    table = evaluate_tasks(model, x, _by_name(data, y), groups=data.groups_of(split))
     return {
         str(task): in_units(data, str(task), {str(n): v for n, v in scores.dropna().items()})
         for task, scores in table.iterrows()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -88,25 +89,24 @@ class MultiTaskData:
         """The tasks that the names and types mean."""
         return resolve_tasks(task_names=self.task_names, task_types=self.task_types)
 
+    def groups_of(self, split: str) -> Array | None:
+        """Return the (N,) groups of a split's rows, or None where it has none."""
+        return (self.groups or {}).get(split)
+
     def refitted(self) -> MultiTaskData:
         """Return the data whose validation rows are training rows: for a last fit, all chosen."""
         if self.val is None:
             return self
 
-        def joined(parts: Any) -> Any:
-            if parts is None:
-                return None
-            train = _concatenated(parts["train"], parts["val"])
-            return {"train": train, "test": parts["test"]}
+        def joined(train: Any, val: Any) -> Any:
+            return keras.tree.map_structure(lambda *parts: np.concatenate(parts), train, val)
 
-        return replace(
-            self,
-            train=_concatenated(self.train, self.val),
-            val=None,
-            sample_weight=joined(self.sample_weight),
-            truth=joined(self.truth),
-            groups=joined(self.groups),
-        )
+        beside: dict[str, Any] = {
+            name: {"train": joined(parts["train"], parts["val"]), "test": parts["test"]}
+            for name in ("sample_weight", "truth", "groups")
+            if (parts := getattr(self, name)) is not None
+        }
+        return replace(self, train=joined(self.train, self.val), val=None, **beside)
 
     def __repr__(self) -> str:
         rows = ", ".join(
@@ -123,15 +123,6 @@ class MultiTaskData:
 def take(x: Mapping[str, Array], y: Sequence[Array], rows: Any) -> Split:
     """Return some rows, a slice or an index, of inputs and labels."""
     return {name: values[rows] for name, values in x.items()}, [labels[rows] for labels in y]
-
-
-def _concatenated(first: Any, second: Any) -> Any:
-    """Return two arrays, or two structures of arrays, one after the other."""
-    if isinstance(first, Mapping):
-        return {name: _concatenated(first[name], second[name]) for name in first}
-    if isinstance(first, (list, tuple)):
-        return type(first)(_concatenated(a, b) for a, b in zip(first, second, strict=True))
-    return np.concatenate([first, second])
 
 
 def _check_split(split: str, data: Any, names: list[str], num_tasks: int) -> int:

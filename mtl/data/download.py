@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mtl.data.files import atomic_path
 
@@ -116,15 +116,12 @@ def download(file: DataFile, absent: Sequence[DataFile] = ()) -> Path:
             _fetch(file.url, temporary)
             read_verified(file, temporary, suffix=target.suffix, origin=file.url)
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        reason = getattr(error, "reason", None) or error or type(error).__name__
         urls = " and ".join(one.url for one in absent or [file])
         # Not from the error: what a socket said is in the message, and no more to be learnt.
         raise OSError(
             f"Could not download {file.name!r} of {file.dataset!r} from {file.url} to "
-            f"{target.parent}: {reason}. Without a network, get {urls} elsewhere, and put what "
-            f"you got into {_own_folder(file)}."
+            f"{target.parent}: {_reason(error)}. Without a network, get {urls} elsewhere, and put "
+            f"what you got into {home_of(file.dataset)}."
         ) from None
     return target
 
@@ -194,11 +191,6 @@ def _own_home() -> Path | None:
     return Path(home).expanduser() if home else None
 
 
-def _own_folder(file: DataFile) -> Path:
-    """Return where a user should put a file: where the environment says, or where we would."""
-    return home_of(file.dataset)
-
-
 def fetch_archive(url: str, target: Path) -> None:
     """Download a .tar.gz and unpack it as a folder, which is there whole or not at all.
 
@@ -220,18 +212,22 @@ def fetch_archive(url: str, target: Path) -> None:
                 content.extractall(temporary, filter="data")
             os.replace(Path(temporary) / target.name, target)
     except (OSError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        reason = getattr(error, "reason", None) or error
         raise OSError(
-            f"Could not download {url} to {target}: {reason}. Without a network, get it "
+            f"Could not download {url} to {target}: {_reason(error)}. Without a network, get it "
             f"elsewhere, and unpack it into {target.parent}."
         ) from None
 
 
 def home_of(dataset: str) -> Path:
-    """Return the folder of a data set that has no checksums: the user's own, or in the cache."""
+    """Return where a user should put a data set: where the environment says, or where we would."""
     return (_own_home() or cache_home()) / dataset
+
+
+def _reason(error: Exception) -> Any:
+    """Return why a download failed; the answer of a server is closed."""
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+    return getattr(error, "reason", None) or error or type(error).__name__
 
 
 def _fetch(url: str, path: Path) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 
 from mtl import checks
 from mtl.metrics import HEADLINES, scores_of
-from mtl.tasks import Task, tower_units
+from mtl.tasks import PerTask, Task
 from mtl.training import labels as labels_of
 from mtl.training import spread
 from mtl.training.pace import count_parameters
@@ -211,9 +211,8 @@ def _options_of(options: Mapping[str, Any], tasks: Sequence[Task], k: int) -> di
         "task_types": [(task.type, task.size) if sized else task.type],
     }
     if "tower_dnn_units_lists" in options:
-        own["tower_dnn_units_lists"] = [
-            tower_units(options["tower_dnn_units_lists"], len(tasks))[k]
-        ]
+        towers = options["tower_dnn_units_lists"]
+        own["tower_dnn_units_lists"] = [towers[0 if isinstance(towers, PerTask) else k]]
     return own
 
 
