@@ -10,10 +10,7 @@ from mtl.models import PLE
 
 # %%
 data = load_census_income(group=1)  # income over 50K, and never married
-x_train, y_train = data.train
-x_test, y_test = data.test
-
-# %%
+(x_train, y_train), (x_test, y_test) = data.train, data.test
 model = PLE(
     data.feature_columns,
     task_names=data.task_names,
@@ -24,7 +21,6 @@ model = PLE(
 )
 model.compile("adam", loss="binary_crossentropy", metrics=["AUC"])
 model.fit(x_train, y_train, batch_size=1024, epochs=3, validation_data=data.val, verbose=2)
-
 # %%
 income, marital = model.predict(x_test, batch_size=8192, verbose=0)
 print(model.evaluate(x_test, y_test, batch_size=8192, verbose=0, return_dict=True))

@@ -42,7 +42,6 @@ PAGES = sorted(
 )
 pytestmark = [  # of the exporters
     pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning:keras"),
-    pytest.mark.filterwarnings("ignore:.*`native_serialization` parameter:DeprecationWarning"),
 ]
 HOME = "https://github.com/keras-mtl/mtl"
 BLOCK = re.compile(

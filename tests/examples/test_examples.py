@@ -42,7 +42,7 @@ def run(script, *arguments, large=False):
 
 @slow
 def test_quickstart_is_short_and_learns():
-    assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 32
+    assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 26
     scores = eval(run("quickstart.py", large=True).splitlines()[-1])
     assert scores["income_AUC"] > 0.9
     assert scores["marital_AUC"] > 0.98

@@ -244,7 +244,7 @@ def test_what_does_not_belong_together_is_refused_by_name(pipeline: Pipeline) ->
         ((pipeline.encoder, keras.Sequential()), "`model` should be a MultiTaskModel. .*Sequenti"),
     ):
         with pytest.raises(TypeError, match=message):
-            Pipeline(*arguments)  # type: ignore[arg-type]
+            Pipeline(*arguments)
 
 
 def damaged(folder: pathlib.Path, how: str) -> None:
