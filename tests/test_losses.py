@@ -77,14 +77,17 @@ def test_funnel_loss(weighted):
     assert set(logs) == {"loss", "funnel_loss"}
 
 
-def test_funnel_loss_trains_as_esmm_does():
-    """One step on the same towers and labels changes both in the same way."""
+@pytest.mark.parametrize("bias", [0.2, -30.0])
+def test_funnel_loss_trains_as_esmm_does(bias):
+    """One step on the same towers and labels changes both in the same way, also far out."""
     x, y = toy.features(), toy.labels()
     y[1] *= y[0]
     esmm = toy.randomize(toy.build("ESMM", l2_reg_embedding=0))
     pair = toy.randomize(
         toy.build("SharedBottom", bottom_dnn_units=[], task_names=["a", "b"], l2_reg_embedding=0)
     )
+    for layer in ("ctr", "cvr"):
+        esmm.get_layer(layer).logits.bias.assign([bias])
     for layer, name in [("encoder", "encoder"), ("ctr", "a"), ("cvr", "b")]:
         pair.get_layer(name).set_weights(esmm.get_layer(layer).get_weights())
     esmm.compile(keras.optimizers.SGD(0.5), **toy.QUICK)
@@ -93,6 +96,7 @@ def test_funnel_loss_trains_as_esmm_does():
     )
     for model in (esmm, pair):
         model.fit(x, y, batch_size=24, verbose=0)
+    assert abs(keras.ops.convert_to_numpy(esmm.get_layer("cvr").logits.bias)[0] - bias) > 0.01
     for layer, name in [("encoder", "encoder"), ("ctr", "a"), ("cvr", "b")]:
         weights = esmm.get_layer(layer).get_weights()
         toy.same(pair.get_layer(name).get_weights(), weights, rtol=1e-5, atol=1e-6)

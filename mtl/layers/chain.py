@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from mtl.layers.head import Head
+from mtl.probabilities import bounded_product
 
 
 @keras.saving.register_keras_serializable(package="mtl")
@@ -46,7 +47,7 @@ class Chain(Head):
         steps = inputs[: len(inputs) // 2]
         return list(zip(inputs[len(steps) :], steps, [*steps[1:], None], strict=True))
 
-    def call(self, inputs: list[Any]) -> Any:
+    def call(self, inputs: list[Any], training: bool | None = None) -> Any:
         """Return the sum over the ways."""
         # As products: sums of logs would lose digits, and a step could come out above the one
         # before it, for no more range: what comes out is a float32 all the same.
@@ -54,9 +55,10 @@ class Chain(Head):
             conditional * (step if without is None else step - without)
             for conditional, step, without in self.ways(inputs)
         ]
-        if len(terms) == 1:
-            return terms[0]
-        return ops.minimum(sum(terms[1:], terms[0]), inputs[0])  # but for rounding, it is below
+        p = sum(terms[1:], terms[0])
+        if len(terms) > 1:
+            p = ops.minimum(p, inputs[0])  # but for rounding, it is below
+        return bounded_product(p) if training else p
 
     def compute_output_shape(self, input_shape: list[Any]) -> Any:
         """Return `(B, 1)`."""

@@ -8,18 +8,32 @@ from typing import Any
 import keras
 from keras import ops
 
+from mtl.probabilities import bounded_logits
 from mtl.tasks import Task
 
 _LEAST_SIGMA = 3e-4  # the square root of Keras' epsilon, as in the authors' code
 
 
-def lifetime_value(logits: Any) -> Any:
+def prediction(task: Task, logits: Any, training: bool | None) -> Any:
+    """Return a task's prediction `(B, size)`, float32, of logits `(B, num_logits)`."""
+    logits = ops.cast(logits, "float32")
+    if task.type == "lifetime_value":
+        return lifetime_value(logits, training)
+    if training and task.type != "regression":
+        logits = bounded_logits(logits, classes=task.type == "multiclass")
+    return keras.activations.get(task.activation)(logits)
+
+
+def lifetime_value(logits: Any, training: bool | None = None) -> Any:
     """Return the expected value, P(value > 0), μ and σ, `(B, 4)`, of logits `(B, 3)`.
 
     p = sigmoid(z_1), μ = z_2, σ = softplus(z_3) + 0.0003, E = p exp(μ + σ²/2).
     """
     z, mu, spread = ops.split(logits, 3, axis=-1)
-    p, sigma = ops.sigmoid(z), ops.softplus(spread) + _LEAST_SIGMA
+    p, sigma = (
+        ops.sigmoid(bounded_logits(z) if training else z),
+        ops.softplus(spread) + _LEAST_SIGMA,
+    )
     # e^40 is beyond any value, and its square is a number, too.
     expected = p * ops.exp(ops.minimum(mu + ops.square(sigma) / 2, 40.0))
     return ops.concatenate([expected, p, mu, sigma], axis=-1)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mtl.layers.head import Head
+from mtl.layers.head import Head, prediction
 
 
 @keras.saving.register_keras_serializable(package="mtl")
@@ -37,12 +37,12 @@ class LogitSum(Head):
     ) -> None:
         # float32 whatever the policy, as all predictions.
         super().__init__(task_name, task_type, num_outputs, **{**kwargs, "dtype": "float32"})
-        self._head = keras.activations.get(self.task.activation)
         self.built = True
 
-    def call(self, inputs: Sequence[Any]) -> Any:
+    def call(self, inputs: Sequence[Any], training: bool | None = None) -> Any:
         """Return the task's prediction."""
-        return self._head(sum(ops.cast(logits, "float32") for logits in inputs))
+        logits = sum(ops.cast(one, "float32") for one in inputs)
+        return prediction(self.task, logits, training)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return `(B, num_outputs)`."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from mtl import checks
 from mtl.layers.dnn import DNN
-from mtl.layers.head import Head, lifetime_value
+from mtl.layers.head import Head, prediction
 from mtl.seeds import derive_seed, glorot
 
 
@@ -78,9 +77,6 @@ class Tower(Head):
             dtype=self.dtype_policy,
             name="logits",
         )
-        name = self.task.activation
-        own = name == "lifetime_value"
-        self._head = lifetime_value if own else keras.activations.get(name)
 
     def build(self, input_shape: Any) -> None:
         """Build the DNN and the head."""
@@ -91,7 +87,7 @@ class Tower(Head):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the task's prediction."""
         logits = self.logits(self.dnn(inputs, training=training))
-        return self._head(ops.cast(logits, "float32"))
+        return prediction(self.task, logits, training)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the spec of a float32 prediction, whatever the dtype policy."""

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from mtl import checks, rows
+from mtl.probabilities import bounded_product
 from mtl.tasks import Task
 
 __all__ = ["ConversionRisk", "FunnelLoss", "JointLoss", "MultiTaskBCE", "OrderPenalty"]
@@ -177,7 +178,7 @@ class FunnelLoss(_Pair):
         return mean_of_valid(
             _cross_entropy(click, p_click), clicked_known, sample_weight.get(earlier)
         ) + mean_of_valid(
-            _cross_entropy(click * conversion, p_click * p_conversion),
+            _cross_entropy(click * conversion, bounded_product(p_click * p_conversion)),
             both_known,
             sample_weight.get(later),
         )

@@ -3,6 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from grads import gradients
 from keras import ops
 from numpy_layers import (
     assert_close,
@@ -18,6 +19,7 @@ from numpy_layers import (
 )
 
 from mtl.layers import Tower
+from mtl.layers.logit_sum import LogitSum
 
 
 def lifetime_value(z):
@@ -74,6 +76,47 @@ def test_sigmoid_is_taken_in_float32():
     layer.set_weights([np.array([[-12.0]]), np.array([0.0])])
     # float16 would hold it with two digits.
     assert_close(layer(np.ones((1, 1), "float32")), [[sigmoid(-12.0)]], atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [Tower, LogitSum])
+@pytest.mark.parametrize(
+    ("task", "loss", "logits", "label"),
+    [
+        (("binary", 1), "binary_crossentropy", [-40.0], [1.0]),
+        (("binary", 1), "binary_crossentropy", [40.0], [0.0]),
+        (("multilabel", 3), "binary_crossentropy", [-40.0, 40.0, 0.5], [1.0, 0.0, 1.0]),
+        (("multiclass", 3), "categorical_crossentropy", [-30.0, 5.0, 4.0], [1.0, 0.0, 0.0]),
+        (("multiclass", 3), "sparse_categorical_crossentropy", [-30.0, 5.0, 4.0], [0]),
+    ],
+)
+def test_a_prediction_that_is_surely_wrong_has_the_gradient_of_its_logits(
+    make, task, loss, logits, label
+):
+    given = keras.Variable([logits])
+    layer = make(task_type=task[0], num_outputs=task[1])
+    if make is Tower:  # which gives back what it gets
+        layer.build((None, len(logits)))
+        layer.set_weights([np.eye(len(logits)), np.zeros(len(logits))])
+    of = keras.losses.get(loss)
+
+    def value():
+        inputs = ops.convert_to_tensor(given)
+        prediction = layer(inputs if make is Tower else [inputs], training=True)
+        return ops.sum(of(ops.convert_to_tensor([label]), prediction))
+
+    z = np.array(logits)
+    sigmoids = task[0] != "multiclass"
+    y = np.eye(len(logits))[label[0]] if loss.startswith("sparse") else np.array(label)
+    expected = (sigmoid(z) - y) / len(logits) if sigmoids else softmax(z) - y
+    (gradient,) = gradients(value, [given])
+    assert_close(gradient[0], expected, atol=1e-6)
+
+
+def test_only_while_it_trains_a_prediction_is_kept_off_the_ends():
+    layer = LogitSum()
+    z = np.array([[-40.0], [-15.5], [-14.5], [3.0], [20.0]], "float32")
+    assert_close(layer([z]), sigmoid(f64(z)), atol=0)
+    assert_close(layer([z], training=True), sigmoid(np.clip(f64(z), -15, 15)), atol=0)
 
 
 @pytest.mark.parametrize("name", ["task 1", "点击", "_x/y"])
