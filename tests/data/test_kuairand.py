@@ -56,7 +56,7 @@ MAY = log(
 
 def features():
     users = pd.DataFrame({"user_id": [1, 2], **dict.fromkeys(kuairand._USER, "a")})
-    users[list(kuairand._USER_NUMBERS)] = 5
+    users[[*kuairand._USER_CODES, *kuairand._USER_NUMBERS]] = 5
     users["user_active_degree"] = ["full", "low"]
     videos = pd.DataFrame({"video_id": [10, 11, 12], **dict.fromkeys(kuairand._VIDEO, 1)})
     videos["author_id"] = [7, 7, 8]
@@ -148,6 +148,10 @@ def test_the_published_folder(published):
     }  # fmt: skip
     names = get_feature_names(data.feature_columns)
     assert {"user_id", "video_id", "author_id", "tab", "history", "user_like_rate"} <= set(names)
+    sizes = {c.name: getattr(c, "embedding_dim", None) for c in data.feature_columns}
+    assert (sizes["user_id"], sizes["history"], sizes["tab"], sizes["onehot_feat3"]) == (
+        1, 1, 8, None,
+    )  # fmt: skip
     leaks = ("play_time", "stay_time", "is_", "show_cnt")
     allowed = {"is_lowactive_period", "is_live_streamer", "is_video_author"}
     assert not [n for n in names if n not in allowed and any(leak in n for leak in leaks)]
