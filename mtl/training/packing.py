@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 _PREFIX = "mtl/packed/"
+_BLOCK = 2048  # rows
 
 
 def pack(x: Any, length: int | None = None) -> Any:
@@ -36,10 +37,19 @@ def pack(x: Any, length: int | None = None) -> Any:
     packed = dict(x)
     for names in columns.values():
         if len(names) > 1:
-            matrix = np.stack([packed.pop(name).reshape(-1) for name in names])
-            # Three times as fast as stacking columns.
-            packed[_PREFIX + "/".join(names)] = _longer(matrix.T, length)
+            matrix = _beside([packed.pop(name).reshape(-1) for name in names])
+            packed[_PREFIX + "/".join(names)] = matrix
     return {name: _longer(value, length) for name, value in packed.items()}
+
+
+def _beside(columns: list[Any]) -> Any:
+    """Return columns as one matrix, written by blocks that a core's cache holds."""
+    matrix = np.empty((len(columns[0]), len(columns)), columns[0].dtype)
+    for start in range(0, len(matrix), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        for k, column in enumerate(columns):
+            matrix[block, k] = column[block]
+    return matrix
 
 
 def _longer(value: Any, length: int | None) -> Any:
