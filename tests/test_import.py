@@ -144,8 +144,13 @@ assert sys.modules["deepctr.utils"] is own
 
 @pytest.mark.parametrize(
     "script",
-    [IMPORT, WITHOUT_DEEPCTR, QUIETLY, DEEPCTR_FIRST, DEEPCTR_LATER],
-    ids=["alone", "without_deepctr", "deepctr_by_us", "after_deepctr", "before_deepctr"],
+    [
+        pytest.param(IMPORT, id="alone"),
+        pytest.param(WITHOUT_DEEPCTR, id="without_deepctr", marks=pytest.mark.slow),
+        pytest.param(QUIETLY, id="deepctr_by_us", marks=pytest.mark.slow),
+        pytest.param(DEEPCTR_FIRST, id="after_deepctr", marks=pytest.mark.slow),
+        pytest.param(DEEPCTR_LATER, id="before_deepctr", marks=pytest.mark.slow),
+    ],
 )
 def test_import_in_a_process_of_its_own(script):
     environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}

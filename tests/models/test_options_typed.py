@@ -33,6 +33,7 @@ MMoE(columns, gate="dselect")
 """
 
 
+@pytest.mark.slow
 def test_a_type_checker_reports_misspelled_and_mistyped_arguments(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="the extra dev is not installed")
     script = tmp_path / "calls.py"
@@ -163,6 +164,7 @@ def test_errors_come_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -
             MMoE(toy.columns(), **{"num_tasks": 2, **options})
 
 
+@pytest.mark.slow
 def test_docstrings_may_be_stripped() -> None:
     def run(code: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-OO", "-W", "ignore", "-c", code]
