@@ -32,11 +32,13 @@ def bounded_logits(logits: Any, classes: bool = False) -> Any:
     return logits + ops.stop_gradient(bounded - logits)
 
 
-def bounded_product(p: Any) -> Any:
+def bounded_product(p: Any, most: Any) -> Any:
     """Return a product of probabilities, or e^-15 if that is more, with the gradient of its log.
 
     Args:
         p: float32 tensor of any shape, in [0, 1].
+        most: tensor of its shape. What it is not to exceed, not by rounding either.
     """
     raised = ops.maximum(math.exp(_LEAST_LOG) / ops.maximum(p, 1e-37), 1.0)
-    return p * ops.stop_gradient(raised)
+    bounded = p * ops.stop_gradient(raised)
+    return bounded + ops.stop_gradient(ops.minimum(bounded, most) - bounded)

@@ -58,7 +58,7 @@ class Chain(Head):
         p = sum(terms[1:], terms[0])
         if len(terms) > 1:
             p = ops.minimum(p, inputs[0])  # but for rounding, it is below
-        return bounded_product(p) if training else p
+        return bounded_product(p, inputs[0]) if training else p
 
     def compute_output_shape(self, input_shape: list[Any]) -> Any:
         """Return `(B, 1)`."""

@@ -175,10 +175,11 @@ class FunnelLoss(_Pair):
         earlier, later = self.tasks
         p_click, p_conversion = (ops.reshape(y_pred[task], (-1,)) for task in self.tasks)
         click, conversion, clicked_known, both_known = _funnel_labels(y_true, earlier, later)
+        p_both = bounded_product(p_click * p_conversion, p_click)
         return mean_of_valid(
             _cross_entropy(click, p_click), clicked_known, sample_weight.get(earlier)
         ) + mean_of_valid(
-            _cross_entropy(click * conversion, bounded_product(p_click * p_conversion)),
+            _cross_entropy(click * conversion, p_both),
             both_known,
             sample_weight.get(later),
         )
