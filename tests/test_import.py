@@ -15,7 +15,7 @@ import mtl
 PACKAGE = Path(mtl.__file__).parent
 
 # What each part of mtl may import of it, from the leaves up.
-LEAVES = {"context", "checks", "devices", "names", "rows", "seeds", "shards"}
+LEAVES = {"context", "checks", "devices", "names", "probabilities", "rows", "seeds", "shards"}
 COLUMNS = {*LEAVES, "encodings", "columns", "features", "tasks"}
 LAYERS = {*COLUMNS, "layers"}
 OBJECTIVES = {*LAYERS, "losses", "balancing", "optimizers"}
@@ -27,6 +27,7 @@ ALLOWED = {
     "context": set(),
     "quiet": set(),
     "names": set(),
+    "probabilities": set(),
     "devices": {"context"},
     "rows": {"context"},
     "shards": {"devices"},
