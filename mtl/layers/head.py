@@ -30,10 +30,8 @@ def lifetime_value(logits: Any, training: bool | None = None) -> Any:
     p = sigmoid(z_1), μ = z_2, σ = softplus(z_3) + 0.0003, E = p exp(μ + σ²/2).
     """
     z, mu, spread = ops.split(logits, 3, axis=-1)
-    p, sigma = (
-        ops.sigmoid(bounded_logits(z) if training else z),
-        ops.softplus(spread) + _LEAST_SIGMA,
-    )
+    p = ops.sigmoid(bounded_logits(z) if training else z)
+    sigma = ops.softplus(spread) + _LEAST_SIGMA
     # e^40 is beyond any value, and its square is a number, too.
     expected = p * ops.exp(ops.minimum(mu + ops.square(sigma) / 2, 40.0))
     return ops.concatenate([expected, p, mu, sigma], axis=-1)
