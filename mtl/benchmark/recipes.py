@@ -221,6 +221,12 @@ _KUAIRAND_TOWERS = {"DBMTL": (32,), "PEPNet": (256,), "ESMM": (512,), "Funnel": 
 KUAIRAND = replace(
     OWN,
     sizes={
-        name: {"tower_dnn_units_lists": per_task(*_KUAIRAND_TOWERS.get(name, ()))} for name in zoo()
+        name: {
+            "tower_dnn_units_lists": per_task(*_KUAIRAND_TOWERS.get(name, ())),
+            "dnn_activation": "silu",
+            "dnn_dropout": 0.4,
+            "embedding_dropout": 0.2,
+        }
+        for name in zoo()
     },
 )
