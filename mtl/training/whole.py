@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import keras
 
 from mtl import devices
+from mtl.rows import among_replicas
 from mtl.training.distributed import DistributedModel
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,14 +77,24 @@ class WholeSteps(DistributedModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_turn = threading.RLock()
-        # A step on JAX takes the variables' buffers, so that nobody may read them meanwhile.
+        # A step on JAX takes the variables' buffers, so that nobody may read them meanwhile. On all
+        # backends layers keep what they add to the loss until the step takes it, which on
+        # TensorFlow is when its graph is made.
+        self._step_lock = threading.RLock()
         self._on_jax = keras.backend.backend() == "jax"
-        self._step_lock: Any = threading.RLock() if self._on_jax else contextlib.nullcontext()
 
     @property
     def between_steps(self) -> Any:
         """A lock to read the layers' weights under: none of them is away in a step."""
         return self._step_lock
+
+    @property
+    def undisturbed(self) -> Any:
+        """A context in which no other thread calls these layers, for the code of a step.
+
+        TensorFlow's replicas run in threads that wait for each other, within such a step.
+        """
+        return contextlib.nullcontext() if among_replicas() else self._step_lock
 
     def beside(self, outputs: Any) -> WholeSteps:
         """Return a model of other outputs, which shares this one's layers and may run beside it."""
@@ -93,8 +104,13 @@ class WholeSteps(DistributedModel):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs."""
-        with self._step_lock:
+        with self.undisturbed:
             return super().__call__(*args, **kwargs)
+
+    def predict_step(self, *args: Any) -> Any:
+        """Predict a batch."""
+        with self.undisturbed:
+            return super().predict_step(*args)
 
     def get_weights(self) -> Any:
         """Return the weights as arrays."""

@@ -3,7 +3,7 @@
 import pathlib
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import keras
@@ -120,6 +120,30 @@ def test_whatever_reads_a_model_may_run_beside_training() -> None:
     for future in futures:
         future.result()
     assert int(one.optimizer.iterations) == begun + 20 * 6  # no batch was left out
+
+
+@pytest.mark.parametrize("reader", ["predict", "predict_on_batch", "__call__"])
+def test_added_losses_are_those_of_their_own_step(reader: str) -> None:
+    one = toy.build("MMoE", l2_reg_embedding=1e6)
+    x = toy.features(48, seed=2)
+    if reader == "__call__":
+        x = {k: keras.ops.convert_to_tensor(v) for k, v in x.items()}
+    one.compile("sgd", **toy.NO_XLA)
+    expected = one.evaluate(X, Y, batch_size=48, verbose=0)
+    with ThreadPoolExecutor(1) as pool:
+        futures = []
+
+        def binary_crossentropy(y: Any, p: Any) -> Any:
+            """Between the layers' losses and their sum, let another thread call the layers."""
+            futures.append(pool.submit(getattr(one, reader), x, **quiet))
+            wait(futures, timeout=0.5)
+            return keras.losses.binary_crossentropy(y, p)
+
+        quiet = {"verbose": 0} if reader == "predict" else {}
+        one.compile("sgd", loss=binary_crossentropy, **toy.NO_XLA)
+        assert one.evaluate(X, Y, batch_size=48, verbose=0) == pytest.approx(expected, rel=1e-5)
+    for future in futures:
+        future.result()
 
 
 def test_data_and_callbacks_may_predict_in_another_thread() -> None:
