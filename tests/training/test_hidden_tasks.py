@@ -174,6 +174,7 @@ print(float(mtl.models.extract_task(model, "cvr").predict(x, verbose=0).sum()))
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_loads_them_after_import_mtl(tmp_path: pathlib.Path) -> None:
     net = Network(toy.columns(), per_task(4), task_names=["first", "second"])
     x = net.encode()
