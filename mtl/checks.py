@@ -78,6 +78,13 @@ def one_of(*choices: Any) -> Callable[[str, Any], Any]:
     return check
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Return a bool; TypeError for anything else."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` should be a bool. Received: {value!r}")
+    return value
+
+
 def text_or_none(name: str, value: Any) -> str | None:
     """Return `value`, a string that isn't empty or None, or raise."""
     if value is not None and (not isinstance(value, str) or not value):

@@ -33,12 +33,17 @@ class Scaler:
             every value of it becomes 0, in other frames too.
         log: bool. Whether sign(value) · log(1 + |value|) takes the value's place, in shift and
             scale as well ("log").
+        low: float or None. The least value of the training column, in the unit of `shift`, that
+            lesser ones become; None lets them be.
+        high: float or None. The greatest one.
     """
 
     mean: float
     shift: float
     scale: float
     log: bool = False
+    low: float | None = None
+    high: float | None = None
 
     @classmethod
     def of(
@@ -77,22 +82,23 @@ class Scaler:
 
     def to_json(self) -> dict[str, Any]:
         """Return the scaler as a JSON-compatible dict."""
-        return asdict(self)
+        return {field: value for field, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> Scaler:
         """Return the scaler that `to_json` described; ValueError if it is damaged."""
-        values = [config[field] for field in ("mean", "shift", "scale")]
+        fields = ["mean", "shift", "scale", *(("low", "high") if "low" in config else ())]
+        values = [config[field] for field in fields]
         log = config.get("log", False)
         if not all(
             isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
             for v in values
         ):
-            raise ValueError(f"`mean`, `shift` and `scale` should be numbers. Received: {values}")
+            names = ", ".join(f"`{field}`" for field in fields)
+            raise ValueError(f"{names} should be numbers. Received: {values}")
         if not isinstance(log, bool):
             raise ValueError(f"`log` should be a bool. Received: {log!r}")
-        mean, shift, scale = map(float, values)
-        return cls(mean, shift, scale, log)
+        return cls(log=log, **dict(zip(fields, map(float, values), strict=True)))
 
     def transform(self, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Return the (N,) float32 scaled values of a column of N values (see `to_float64`).
@@ -106,6 +112,8 @@ class Scaler:
         received = values
         if self.log:
             values = signed_log(values)
+        if self.low is not None:
+            values = np.clip(values, self.low, self.high)
         with np.errstate(over="ignore"):
             scaled = ((values - self.shift) / self.scale).astype(np.float32)
         if not np.isfinite(scaled).all():

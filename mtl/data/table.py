@@ -32,7 +32,8 @@ _FORMAT = "mtl.TableEncoder"
 _VERSION = 2
 _EXTENDED = 3  # with ids behind that of a missing value
 _KINDS = 4  # with sequences, times and hashes
-_READABLE = (1, _VERSION, _EXTENDED, _KINDS)  # 1 had one choice for all columns
+_CLIPPED = 5  # with numbers that are clipped
+_READABLE = (1, _VERSION, _EXTENDED, _KINDS, _CLIPPED)  # 1 had one choice for all columns
 _OLD = (CategoricalColumn, NumericColumn)  # the kinds before 4
 _SHOWN = 10  # columns of a kind in the repr
 
@@ -60,9 +61,9 @@ class TableEncoder:
     in fit in sorted order (a missing value among them counts as a value, the last one). A numeric
     value is scaled; a missing one becomes the training mean before scaling.
 
-    The settings from `embedding_dim` to `min_count` are those of all columns which don't say
-    otherwise: a dict from column to dict of settings, in place of a list of columns, says it for
-    one.
+    The settings from `embedding_dim` to `min_count`, and `clip`, are those of all columns which
+    don't say otherwise: a dict from column to dict of settings, in place of a list of columns, says
+    it for one.
 
     Args:
         categorical: list of str, or dict from str to dict. Categorical columns: strings, integers,
@@ -70,7 +71,7 @@ class TableEncoder:
             number of ids, for a vocabulary that is too open to list, by which a value's id is its
             hash, and 0 a missing value. Defaults to none.
         numeric: list of str, or dict from str to dict. Numeric columns. Their settings are
-            `scaling`, `encoding` and `bins`. Defaults to none.
+            `scaling`, `encoding`, `bins` and `clip`. Defaults to none.
         embedding_dim: int. Embedding size. Defaults to 4.
         scaling: str. "minmax" to [0, 1] over the training rows (a constant column becomes 0),
             "standard" to mean 0 and standard deviation 1, and for heavy tails "robust" to median
@@ -94,6 +95,9 @@ class TableEncoder:
             "<column>_<part>": ids of its "month", "day", "weekday", "hour" and "minute", of
             `embedding_dim`, and its "days" since 1970 as a numeric value, with the settings of
             one. `parts` are ["weekday", "hour"] if not said. Defaults to none.
+        clip: bool. Whether numbers beyond the least and the greatest of the training rows become
+            these. What grows with time, as dates do and counts of what was before, leaves that
+            range, where a network goes on as a line, wherever it leads. Defaults to False.
 
     Attributes:
         columns: dict from name to `mtl.data.raw.RawColumn`, in the order of `feature_columns`.
@@ -115,6 +119,7 @@ class TableEncoder:
         min_count: int = 1,
         sequences: Columns = (),
         times: Columns = (),
+        clip: bool = False,
     ) -> None:
         given = {
             "categorical": categorical, "numeric": numeric, "sequences": sequences, "times": times,
@@ -124,7 +129,7 @@ class TableEncoder:
         check_distinct([name for columns in names.values() for name in columns])
         self._defaults = check_settings({
             "embedding_dim": embedding_dim, "scaling": scaling, "encoding": encoding, "bins": bins,
-            "min_count": min_count,
+            "clip": clip, "min_count": min_count,
         })  # fmt: skip
         self.columns: dict[str, RawColumn] = {}
         for kind in KINDS:
@@ -309,6 +314,8 @@ class TableEncoder:
         version = _EXTENDED if any("before" in one for one in learnt.values()) else _VERSION
         if any(type(c) not in _OLD or c.settings.get("hash") for c in self.columns.values()):
             version = _KINDS
+        if any(column.settings.get("clip") for column in self.columns.values()):
+            version = _CLIPPED
         return {
             "format": _FORMAT,
             "version": version,
@@ -319,7 +326,7 @@ class TableEncoder:
                     for name, column in self.columns.items()
                     if type(column) is kind
                 ]
-                for kind in (KINDS if version == _KINDS else _OLD)
+                for kind in (KINDS if version >= _KINDS else _OLD)
             },
         }
 
@@ -337,7 +344,7 @@ class TableEncoder:
                 f"Received: version {config.get('version')!r}"
             )
         try:
-            kinds = KINDS if config["version"] == _KINDS else _OLD
+            kinds = KINDS if config["version"] >= _KINDS else _OLD
             described = {kind: dict(config[kind.argument]) for kind in kinds}
             columns: dict[str, Any] = {
                 kind.argument: {name: among(one, kind.options) for name, one in columns.items()}

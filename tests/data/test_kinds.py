@@ -278,6 +278,12 @@ def test_json_holds_a_kind_alone(columns: str) -> None:
         np.testing.assert_array_equal(loaded.transform(log())[name], expected, name)
 
 
+def test_days_are_clipped_where_a_column_says_so() -> None:
+    frame = pd.DataFrame({"when": pd.to_datetime(["2024-05-01", "2024-05-03", "2024-05-09"])})
+    encoder = TableEncoder(times={"when": {"parts": ["days"], "clip": True}}).fit(frame[:2])
+    assert encoder.transform(frame)["when_days"].tolist() == [0, 1, 1]
+
+
 def test_json_holds_every_kind(tmp_path: pathlib.Path) -> None:
     encoder = log_encoder(scaling="standard").fit(log())
     described = json.loads(json.dumps(encoder.to_json()))

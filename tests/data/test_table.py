@@ -286,6 +286,27 @@ def test_scalings(scaling, expected):
     np.testing.assert_allclose(encoded, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("encoding", [None, "piecewise_linear"])
+@pytest.mark.parametrize("scaling", ["minmax", "standard", "robust", "log", "none"])
+def test_clipped_numbers_stay_among_those_of_training(
+    scaling: str, encoding: str | None, tmp_path: pathlib.Path
+) -> None:
+    train = pd.DataFrame({"n": [-1.5, 2, 2, 5, None], "free": [-1.5, 2, 2, 5, None]})
+    later = pd.DataFrame({"n": [-1e9, -1.5, 3, 1e9, None], "free": [-1e9, -1.5, 3, 1e9, None]})
+    options = {"scaling": scaling, "encoding": encoding}
+    encoder = TableEncoder([], {"n": {}, "free": {"clip": False}}, clip=True, **options).fit(train)
+    encoder.save(tmp_path / "encoder.json")
+    loaded = TableEncoder.load(tmp_path / "encoder.json")
+    assert json.loads((tmp_path / "encoder.json").read_text())["version"] == 5
+    for one in (encoder, loaded):
+        x = one.transform(later)
+        expected = one.transform(later.assign(free=[-1.5, -1.5, 3, 5, None]))["free"]
+        np.testing.assert_array_equal(x["n"], expected)
+        assert x["free"][0] < x["free"][1]
+        assert x["free"][3] > expected[3]
+    assert loaded.feature_columns == encoder.feature_columns
+
+
 def test_log_scaling_is_odd_and_robust_scaling_has_a_fallback():
     values = pd.DataFrame({"n": [-9.0, 9.0, -99.0, 99.0]})
     encoded = TableEncoder([], ["n"], scaling="log").fit_transform(values)["n"]
@@ -336,7 +357,9 @@ def test_settings_of_one_column_come_before_those_of_all():
     assert age.transform_fn is None
     assert encoder.transform(frame())["age"].tolist() == [20, 40, 40, 60]
     assert visits.transform_fn.edges == [0.75]  # between 5 and 10, scaled to [0, 1]
-    assert encoder.settings["age"] == {"scaling": "none", "encoding": None, "bins": 32}
+    assert encoder.settings["age"] == {
+        "scaling": "none", "encoding": None, "bins": 32, "clip": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("encoding", ["bins", "piecewise_linear"])
@@ -454,7 +477,10 @@ def changed(config, *path, value):
     [
         (lambda c: [], "should be a TableEncoder's JSON form"),
         (lambda c: {}, "should be a TableEncoder's JSON form"),
-        (lambda c: changed(c, "version", value=9), r"reads: \(1, 2, 3, 4\). Received: version 9"),
+        (
+            lambda c: changed(c, "version", value=9),
+            r"reads: \(1, 2, 3, 4, 5\). Received: version 9",
+        ),
         (lambda c: {k: v for k, v in c.items() if k != "numeric"}, "KeyError: 'numeric'"),
         (lambda c: changed(c, "scaling", value="ln"), "`scaling` should be one of"),
         (lambda c: changed(c, "numeric", 0, 1, "bins", value=0), "`bins of age` should be"),
@@ -465,6 +491,8 @@ def changed(config, *path, value):
         (lambda c: changed(c, "categorical", 0, 1, "categories", value=[1, 1]), "should differ"),
         (lambda c: changed(c, "categorical", 0, 1, "missing", value=3), "a bool `missing`"),
         (lambda c: changed(c, "numeric", 0, 1, "scale", value="1"), "`scale` should be numbers"),
+        (lambda c: changed(c, "numeric", 0, 1, "low", value=1), "KeyError: 'high'"),
+        (lambda c: changed(c, "clip", value=1), "TypeError: `clip` should be a bool"),
         (lambda c: changed(c, "numeric", value=3), "TypeError"),
     ],
 )
@@ -508,6 +536,7 @@ def test_absent_file(tmp_path):
         ((["a"], [], 4, "log", "bins", 8, 0), ValueError, "`min_count` should be a positive"),
         (({"a": {"scaling": "log"}},), ValueError, r"`categorical\['a'\]` .* Received: 'scaling'"),
         (([], {"a": {"scaling": 3}}), ValueError, "`scaling of a` should be one of .*: 3"),
+        (([], {"a": {"clip": 1}}), TypeError, "`clip of a` should be a bool. Received: 1"),
         (([], {"a": "log"}), TypeError, r"`numeric\['a'\]` should be a dict .*Received: 'log'"),
     ],
 )
@@ -692,7 +721,7 @@ def test_an_encoder_of_files_is_that_of_their_rows(
     def new() -> TableEncoder:
         return TableEncoder(
             ["city", "device"], ["age", "spent"], scaling=scaling, encoding=encoding, bins=8,
-            min_count=5,
+            min_count=5, clip=True,
         )  # fmt: skip
 
     files, memory = new().fit_parquet(tmp_path, verbose=0), new().fit(frame)
@@ -701,7 +730,7 @@ def test_an_encoder_of_files_is_that_of_their_rows(
         files.to_json()["numeric"], memory.to_json()["numeric"], strict=True
     ):
         exact = 1e-9 if scaling != "robust" else 0.02
-        for key in ("mean", "shift", "scale"):
+        for key in ("mean", "shift", "scale", "low", "high"):
             assert a[key] == pytest.approx(b[key], rel=exact, abs=1e-12)
         if encoding:
             values = [np.sort(one.transform(frame)[name]) for one in (files, memory)]

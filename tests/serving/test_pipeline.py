@@ -90,7 +90,11 @@ def encoder(**hashed: Any) -> TableEncoder:
             "shop": {},
             **hashed,
         },
-        {"age": {}, "balance": {"scaling": "log", "encoding": "bins"}, "constant": {}},
+        {
+            "age": {},
+            "balance": {"scaling": "log", "encoding": "bins", "clip": True},
+            "constant": {},
+        },
         sequences={
             "history": {"separator": "|", "vocabulary": "item", "maxlen": 4},
             "shops": {"separator": ",", "vocabulary": "shop", "maxlen": 2},

@@ -127,11 +127,16 @@ def test_large_integers(train: list[Any], test: list[Any]) -> None:
 
 
 @quick
-@given(train=rows(finite), test=rows(finite), scaling=st.sampled_from(["minmax", "log", "robust"]))
-def test_scaled_numbers(train: list[Any], test: list[Any], scaling: str) -> None:
+@given(
+    train=rows(finite),
+    test=rows(finite),
+    scaling=st.sampled_from(["minmax", "log", "robust"]),
+    clip=st.booleans(),
+)
+def test_scaled_numbers(train: list[Any], test: list[Any], scaling: str, clip: bool) -> None:
     if any(value is not None for value in train):
         try:
-            assert_same({"numeric": {"x": {"scaling": scaling}}}, train, test)
+            assert_same({"numeric": {"x": {"scaling": scaling, "clip": clip}}}, train, test)
         except ValueError as error:
             assert "should fit float32" in str(error)  # noqa: PT017
 

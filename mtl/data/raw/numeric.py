@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ class NumericColumn(RawColumn):
         "scaling": ("minmax", checks.one_of(*SCALINGS)),
         "encoding": (None, checks.one_of(None, *BY_NAME)),
         "bins": (32, checks.positive_int),
+        "clip": (False, checks.boolean),
     }
     scaler: Scaler
     encoding: Any = None
@@ -128,6 +130,8 @@ class _Moments:
         scaler = Scaler.of(
             self._scaling, self._mean, self._low, self._high, self._center, deviation, quartiles
         )
+        if settings["clip"]:
+            scaler = replace(scaler, low=self._low, high=self._high)
         encoding = None
         if settings["encoding"]:
             sample = scaler.transform(name, np.asarray(self._quantiles.sample()))
