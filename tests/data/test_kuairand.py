@@ -10,7 +10,7 @@ import pytest
 from mtl.data import kuairand, load_kuairand
 from mtl.data.download import home_of
 from mtl.data.past import history_before, rates_before
-from mtl.features import get_feature_names
+from mtl.features import DenseFeat, get_feature_names
 
 FEEDBACK = list(kuairand.FEEDBACK.values())
 
@@ -291,3 +291,7 @@ def test_the_real_log():
              for k in range(4)]  # fmt: skip
     np.testing.assert_allclose(rates, [0.4501, 0.3169, 0.0174, 0.0189], atol=3e-4)
     assert sum(np.isnan(data.train[1][0])) == 56
+    for column in (c for c in data.feature_columns if isinstance(c, DenseFeat)):
+        seen, later = data.train[0][column.name], data.test[0][column.name]
+        assert seen.min() <= later.min()
+        assert later.max() <= seen.max()
