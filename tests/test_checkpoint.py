@@ -90,7 +90,10 @@ def test_it_ends_as_without_the_stops(
     assert history.history["val_loss"][-1] == pytest.approx(logs["val_loss"][-1], rel=1e-4)
     # Which is the end: nothing is left to train.
     again = model()
-    assert again.fit(data, epochs=3, verbose=0, callbacks=[Checkpoint(folder)]).history == {}
+    with pytest.warns(UserWarning, match=r"`epochs` should be more than 3.*Received: 3") as warned:
+        logs = again.fit(data, epochs=3, verbose=0, callbacks=[Checkpoint(folder)]).history
+    assert logs == {}
+    assert warned[0].filename == __file__
     toy.same(again.get_weights(), rest.get_weights(), rtol=0, atol=0)
     assert len(list(folder.iterdir())) == 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ def trained(model: Any, x: Any, callbacks: Any, first: int, **options: Any) -> C
 
     Raises:
         ValueError: a checkpoint of another training.
+
+    Warns:
+        UserWarning: nothing is left to train.
     """
     step = 0
     for callback in listed(callbacks):
@@ -29,6 +33,12 @@ def trained(model: Any, x: Any, callbacks: Any, first: int, **options: Any) -> C
             epoch, step = callback.resume(model, x)
             first = max(first, epoch)
             callback.begin(first, step)
+            if epoch >= options["epochs"]:
+                warnings.warn(
+                    f"`epochs` should be more than {epoch} to train on: the checkpoint is of that "
+                    f"epoch's end. Received: {options['epochs']}",
+                    stacklevel=4,
+                )
     if hasattr(x, "by_pool"):
         callbacks = with_callbacks(callbacks, first=_EpochOf(x, first, step))
     return lambda fit: _train(fit, model, x, callbacks, first, step, **options)
