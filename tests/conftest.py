@@ -26,6 +26,8 @@ if BACKEND == "jax":
     _FLAGS.append("--xla_force_host_platform_device_count=4")
     os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
+# PyTorch's threads would wait for those of the other workers: small models need one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

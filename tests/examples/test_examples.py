@@ -29,6 +29,7 @@ def run(script, *arguments, large=False):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if large:  # what the tests save in compiling it would lose in computing
         environment.pop("XLA_FLAGS", None)
+        environment.pop("OMP_NUM_THREADS", None)
     result = subprocess.run(
         [sys.executable, EXAMPLES / script, *map(str, arguments)],
         capture_output=True,
