@@ -62,9 +62,12 @@ _HISTORY = 50  # videos
 _TIME_ZONE = 8 * 3600  # seconds, of the log's dates
 # Chosen on the validation rows. An id has a single number, for the same reason.
 _ENCODER = {
-    "embedding_dim": 8, "encoding": "piecewise_linear", "bins": 16, "min_count": 5,
+    "embedding_dim": 8,
+    "encoding": "piecewise_linear",
+    "bins": 16,
+    "min_count": 5,
     "clip": True,  # for counts grow from day to day, beyond those of the training rows
-}  # fmt: skip
+}
 
 
 def load_kuairand(

@@ -61,9 +61,8 @@ class TableEncoder:
     in fit in sorted order (a missing value among them counts as a value, the last one). A numeric
     value is scaled; a missing one becomes the training mean before scaling.
 
-    The settings from `embedding_dim` to `min_count`, and `clip`, are those of all columns which
-    don't say otherwise: a dict from column to dict of settings, in place of a list of columns, says
-    it for one.
+    The settings from `embedding_dim` to `min_count`, and `clip`, are those of all columns; a dict
+    from column to dict of settings, in place of a list of columns, says otherwise for one.
 
     Args:
         categorical: list of str, or dict from str to dict. Categorical columns: strings, integers,
@@ -95,9 +94,8 @@ class TableEncoder:
             "<column>_<part>": ids of its "month", "day", "weekday", "hour" and "minute", of
             `embedding_dim`, and its "days" since 1970 as a numeric value, with the settings of
             one. `parts` are ["weekday", "hour"] if not said. Defaults to none.
-        clip: bool. Whether numbers beyond the least and the greatest of the training rows become
-            these. What grows with time, as dates do and counts of what was before, leaves that
-            range, where a network goes on as a line, wherever it leads. Defaults to False.
+        clip: bool. Whether numbers end at the least and the greatest of the training rows. What
+            grows with time passes these, and a network goes on as a line. Defaults to False.
 
     Attributes:
         columns: dict from name to `mtl.data.raw.RawColumn`, in the order of `feature_columns`.

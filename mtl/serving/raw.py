@@ -187,8 +187,9 @@ def _scaled(column: NumericColumn, x: Any, ops: Ops) -> Any:
     x = ops.where(ops.equal(x, None), scaler.mean, x)
     if scaler.log:
         x = ops.signed_log(x)
-    if scaler.low is not None and scaler.high is not None:
+    if scaler.low is not None:
         x = ops.where(x < scaler.low, scaler.low, x)
+    if scaler.high is not None:
         x = ops.where(x > scaler.high, scaler.high, x)
     # A column that was constant tells nothing.
     return (x - scaler.shift) / scaler.scale if scaler.scale else x * 0.0

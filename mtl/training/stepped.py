@@ -241,12 +241,12 @@ class SteppedModel(WholeSteps):
     def train_step(self, *args: Any) -> Any:
         """Run one training step; Keras' trainers call it, each with its own arguments."""
         waiting = unbroken() if self.run_eagerly else contextlib.nullcontext()
-        with self.undisturbed, every_output(), waiting, real_rows(filled.mask_of(args[-1])):
+        with self.between_steps, every_output(), waiting, real_rows(filled.mask_of(args[-1])):
             return self._step(*args) if self._step is not None else self._one_step(*args)
 
     def test_step(self, *args: Any) -> Any:
         """Run one step of evaluation."""
-        with self.undisturbed, every_output(), real_rows(filled.mask_of(args[-1])):
+        with self.between_steps, every_output(), real_rows(filled.mask_of(args[-1])):
             return super().test_step(*args)
 
     def _one_step(self, *args: Any) -> Any:

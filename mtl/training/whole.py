@@ -85,14 +85,10 @@ class WholeSteps(DistributedModel):
 
     @property
     def between_steps(self) -> Any:
-        """A lock to read the layers' weights under: none of them is away in a step."""
-        return self._step_lock
+        """A context without another thread's step: no weight is away, and no loss half added.
 
-    @property
-    def undisturbed(self) -> Any:
-        """A context in which no other thread calls these layers, for the code of a step.
-
-        TensorFlow's replicas run in threads that wait for each other, within such a step.
+        Steps run in it themselves. TensorFlow's replicas, whose threads wait for each other within
+        a step, don't wait here.
         """
         return contextlib.nullcontext() if among_replicas() else self._step_lock
 
@@ -104,17 +100,17 @@ class WholeSteps(DistributedModel):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs."""
-        with self.undisturbed:
+        with self.between_steps:
             return super().__call__(*args, **kwargs)
 
     def predict_step(self, *args: Any) -> Any:
         """Predict a batch."""
-        with self.undisturbed:
+        with self.between_steps:
             return super().predict_step(*args)
 
     def get_weights(self) -> Any:
         """Return the weights as arrays."""
-        with self._step_lock:
+        with self.between_steps:
             return [devices.whole(weight) for weight in self.weights]
 
     def set_weights(self, weights: Any) -> None:
@@ -126,7 +122,7 @@ class WholeSteps(DistributedModel):
 
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Save the weights, as `keras.Model.save_weights` does."""
-        with self._step_lock, self.written_once() as first:
+        with self.between_steps, self.written_once() as first:
             if first:
                 super().save_weights(*args, **kwargs)
 
@@ -173,7 +169,7 @@ class WholeSteps(DistributedModel):
         """Let each step take its state from the variables, and put it back."""
 
         def whole(kinds: tuple[str, ...], data: Any) -> Any:
-            with self._step_lock, unbroken():
+            with self.between_steps, unbroken():
                 variables = [self._variables_of(kind) for kind in kinds]
                 state = tuple([v._value for v in of_kind] for of_kind in variables)
                 result, new = step_function(state, data)

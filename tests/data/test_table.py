@@ -357,9 +357,8 @@ def test_settings_of_one_column_come_before_those_of_all():
     assert age.transform_fn is None
     assert encoder.transform(frame())["age"].tolist() == [20, 40, 40, 60]
     assert visits.transform_fn.edges == [0.75]  # between 5 and 10, scaled to [0, 1]
-    assert encoder.settings["age"] == {
-        "scaling": "none", "encoding": None, "bins": 32, "clip": False,
-    }  # fmt: skip
+    expected = {"scaling": "none", "encoding": None, "bins": 32, "clip": False}
+    assert encoder.settings["age"] == expected
 
 
 @pytest.mark.parametrize("encoding", ["bins", "piecewise_linear"])

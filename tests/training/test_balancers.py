@@ -206,7 +206,7 @@ sys.path.insert(0, {here!r})
 import mtl, toy
 for name in {names}:
     model = keras.models.load_model({folder!r} + f"/{{name}}.keras")
-    model.fit(toy.features(), toy.labels(), batch_size=12, shuffle=False, verbose=0)
+    model.fit(toy.features(), toy.labels(), batch_size=12, epochs=2, shuffle=False, verbose=0)
     np.savez({folder!r} + f"/{{name}}.npz", *model.get_weights())
 """
 
@@ -219,12 +219,12 @@ def test_training_goes_on_in_another_process_to_the_bit(tmp_path):
     for name in names:
         models[name] = build("SharedBottom")
         models[name].compile(keras.optimizers.Adam(0.01), balancer=name, **toy.QUICK)
-        models[name].fit(toy.features(), toy.labels(), epochs=2, **options)
+        models[name].fit(toy.features(), toy.labels(), epochs=3, **options)
         models[name].save(tmp_path / f"{name}.keras")
     script = CONTINUE.format(here=str(Path(__file__).parents[1]), names=names, folder=str(tmp_path))
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
     for name, model in models.items():
-        model.fit(toy.features(), toy.labels(), **options)
+        model.fit(toy.features(), toy.labels(), epochs=2, **options)
         weights = list(np.load(tmp_path / f"{name}.npz").values())
         toy.same(weights, model.get_weights(), rtol=0, atol=0)
 
