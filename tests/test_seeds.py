@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from mtl.features import DenseFeat, SparseFeat
+from mtl.models import SNR
 from mtl.seeds import derive_seed, glorot, reseed
 
 
@@ -83,3 +85,36 @@ def test_glorot_is_deterministic_and_has_the_spread_of_a_dense():
     np.testing.assert_array_equal(kernel, draw(glorot(3)))
     assert np.quantile(np.abs(kernel), 0.9999) <= 2 * np.sqrt(2 / 70) / 0.87962566
     assert kernel.std() == pytest.approx(np.sqrt(2 / 70), rel=0.05)
+
+
+def algorithms_of_draws(graph):
+    """Return the algorithm of each uniform draw in a graph of TensorFlow's and what it calls."""
+    import tensorflow as tf
+
+    definition = graph.as_graph_def()
+    parts = [definition.node, *(f.node_def for f in definition.library.function)]
+    found = []
+    for nodes in parts:
+        by_name = {node.name: node for node in nodes}
+        for node in nodes:
+            if node.op == "StatelessRandomUniformV2":
+                constant = by_name[node.input[3].split(":")[0]]
+                found.append(int(tf.make_ndarray(constant.attr["value"].tensor)))
+    return found
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow")
+@pytest.mark.parametrize("balancer", ["graddrop", "pcgrad"])
+def test_no_step_leaves_it_to_xla_how_to_draw(balancer):
+    import tensorflow as tf
+
+    columns = [SparseFeat("a", 5, 4), DenseFeat("b", 1)]
+    options = {"num_experts": 2, "dnn_dropout": 0.1, "embedding_dropout": 0.1}
+    model = SNR(columns, num_tasks=2, task_names=["p", "q"], **options)
+    model.compile("adam", balancer=balancer)
+    x = {"a": tf.zeros((8, 1), "int32"), "b": tf.zeros((8, 1))}
+    step = tf.function(model.train_step, autograph=False)
+    graph = step.get_concrete_function((x, [tf.zeros((8, 1))] * 2)).graph
+    found = algorithms_of_draws(graph)
+    assert len(found) > 5
+    assert set(found) == {tf.random.Algorithm.PHILOX.value}

@@ -14,6 +14,7 @@ from keras import ops
 from mtl import checks
 from mtl.balancing.base import GradientBalancer, checked_by_task, plain
 from mtl.balancing.gram import dot, multiply, normalize, reciprocal
+from mtl.seeds import uniform
 
 __all__ = ["GradDrop", "GradVac", "PCGrad"]
 
@@ -46,7 +47,7 @@ class Surgery(GradientBalancer):
         tasks = cosines.shape[0]
         rows = eye = ops.eye(tasks, dtype="float32")
         met = ops.zeros((tasks, tasks), "float32")
-        keys = keras.random.uniform((tasks, tasks), dtype="float32", seed=self.seed_generator)
+        keys = uniform((tasks, tasks), self.seed_generator)
         # The largest key is the task's own: it comes last, and is left out.
         order = ops.argsort(keys + 2 * eye, axis=-1)
         for step in range(tasks - 1):
@@ -200,7 +201,7 @@ class GradDrop(GradientBalancer):
     def _drop(self, gradients: Sequence[Any]) -> Any:
         total, sizes = sum(gradients), sum(ops.abs(g) for g in gradients)
         purity = 0.5 * (1.0 + total * reciprocal(sizes))
-        drawn = keras.random.uniform(total.shape, dtype="float32", seed=self.seed_generator)
+        drawn = uniform(total.shape, self.seed_generator)
         sign = 2 * ops.cast(purity > drawn, "float32") - 1
         return sum(
             ops.where(g * sign > 0, g, leak * g)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from mtl import checks
+from mtl.seeds import RNG, seed_of_draw, uniform
 
 _EDGE = 1e-6  # from 0 and 1, where the logit has no value
 
@@ -28,7 +29,17 @@ class Drawn:
 
 @keras.saving.register_keras_serializable(package="mtl")
 class Dropout(Drawn, keras.layers.Dropout):
-    """Keras' Dropout, with a state that is saved."""
+    """Keras' Dropout, with a state that is saved, and fast where XLA compiles TensorFlow."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the inputs, in training without some entries and the others the larger for it."""
+        plain = not training or not self.rate or self.noise_shape
+        if plain or keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=bool(training))
+        import tensorflow as tf
+
+        seed = seed_of_draw(self.seed_generator)
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed, rng_alg=RNG)
 
 
 @keras.saving.register_keras_serializable(package="mtl")
@@ -50,9 +61,7 @@ class LogisticNoise(Drawn, keras.layers.Layer):
         """Return the inputs, with noise in training."""
         if not training:
             return inputs
-        u = keras.random.uniform(
-            ops.shape(inputs), _EDGE, 1 - _EDGE, self.compute_dtype, self.seed_generator
-        )
+        u = uniform(ops.shape(inputs), self.seed_generator, _EDGE, 1 - _EDGE, self.compute_dtype)
         return inputs + ops.log(u) - ops.log(1 - u)
 
     def get_config(self) -> dict[str, Any]:
