@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from mtl.serving.pipeline import MANIFEST, Pipeline
 _ROWS = 1 << 17  # that are encoded and predicted at once
 _BLOCK = 1 << 24  # bytes of CSV that are read at once
 _MARK = b"mtl.scored"  # in a file's metadata: of what it is made
+_CSV = re.compile(r"\.(?i:csv)(\.gz|\.bz2)?$")
+_FILE = re.compile(rf"\.(?i:parquet)$|{_CSV.pattern}")
 
 
 class _Any(arrow.Kind):
@@ -48,7 +51,8 @@ def score_files(
 
     Args:
         folder: str or path. What `Pipeline.save` wrote.
-        inputs: str, path, or list of them. Parquet files, CSV files (`.csv`), or folders of such.
+        inputs: str, path, or list of them. Parquet files, CSV files (`.csv`, also in `.gz` and
+            `.bz2`), or folders of such.
         output: str or path. A file that ends in ".parquet", for one file; else a folder, in which
             a file has the name of its input, below the same folders if it was found in one.
         tasks: list of str, or None. The tasks to score. Defaults to None: all.
@@ -189,7 +193,7 @@ def _csv_type(column: Any) -> Any:
 
 
 def _reader(file: Path, pipeline: Pipeline, keep: Sequence[str]) -> Any:
-    return (_Csv if file.suffix == ".csv" else _Parquet)(file, pipeline.columns, keep)
+    return (_Csv if _CSV.search(file.name) else _Parquet)(file, pipeline.columns, keep)
 
 
 def _write(
@@ -261,7 +265,7 @@ def _files(inputs: Any, output: Path) -> dict[Path, Path]:
                     f"`output` should lie outside of {str(path)!r}, whose files are scored. "
                     f"Received: {str(output)!r}"
                 )
-            inside = sorted([*path.rglob("*.parquet"), *path.rglob("*.csv")])
+            inside = sorted(file for file in path.rglob("*") if _FILE.search(file.name))
             found = {file: file.relative_to(path) for file in inside}
         if not found:
             raise FileNotFoundError(
@@ -280,7 +284,10 @@ def _targets(files: Mapping[Path, Path], output: Path) -> dict[Path, Path]:
             )
         targets = dict.fromkeys(files, output)
     else:
-        targets = {file: output / place.with_suffix(".parquet") for file, place in files.items()}
+        targets = {
+            file: output / place.with_name(f"{_FILE.sub('', place.name)}.parquet")
+            for file, place in files.items()
+        }
     taken = Counter(target.resolve() for target in targets.values())
     for file, target in targets.items():
         if taken[target.resolve()] > 1 or target.resolve() in map(Path.resolve, targets):

@@ -1,6 +1,7 @@
 """Scores of files: those of their rows in memory, whole files, and only what is left to do."""
 
 import pathlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,17 @@ def test_folders_in_a_folder_are_kept(pipeline: Pipeline, tmp_path: pathlib.Path
     assert paths == [tmp_path / "out" / f"day={day}" / "part-0.parquet" for day in (1, 2)]
     for day, path in enumerate(paths, 1):
         assert_scores(path, pipeline.predict(log(day)), day=pd.Series([day] * ROWS))
+
+
+def test_no_file_of_a_folder_is_passed_over(pipeline: Pipeline, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "log").mkdir()
+    for i, name in enumerate(("a.CSV", "b.csv.gz", "c.d.csv.bz2", "e.Parquet", "notes.txt")):
+        write = log(i).to_parquet if "P" in name else partial(log(i).to_csv, index=False)
+        write(tmp_path / "log" / name)
+    paths = scoring.score_files(tmp_path / "p", tmp_path / "log", tmp_path / "out")
+    assert [path.name for path in paths] == [f"{name}.parquet" for name in ("a", "b", "c.d", "e")]
+    for i, path in enumerate(paths):
+        assert_scores(path, pipeline.predict(log(i)))
 
 
 def test_the_command_scores_one_task(
