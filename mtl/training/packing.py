@@ -37,18 +37,21 @@ def pack(x: Any, length: int | None = None) -> Any:
     packed = dict(x)
     for names in columns.values():
         if len(names) > 1:
-            matrix = _beside([packed.pop(name).reshape(-1) for name in names])
+            matrix = _beside([packed.pop(name).reshape(-1) for name in names], length)
             packed[_PREFIX + "/".join(names)] = matrix
     return {name: _longer(value, length) for name, value in packed.items()}
 
 
-def _beside(columns: list[Any]) -> Any:
+def _beside(columns: list[Any], length: int | None) -> Any:
     """Return columns as one matrix, written by blocks that a core's cache holds."""
-    matrix = np.empty((len(columns[0]), len(columns)), columns[0].dtype)
-    for start in range(0, len(matrix), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    rows = len(columns[0])
+    matrix = np.empty((length or rows, len(columns)), columns[0].dtype)
+    for start in range(0, rows, _BLOCK):
+        block = slice(start, min(start + _BLOCK, rows))
         for k, column in enumerate(columns):
             matrix[block, k] = column[block]
+    if len(matrix) > rows:
+        matrix[rows:] = matrix[rows - 1]
     return matrix
 
 
