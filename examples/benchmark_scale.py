@@ -1,9 +1,9 @@
 """Rows streamed from Parquet against rows in memory, to train and to score, and several devices.
 
-`stream`: a Shared-Bottom is trained on 40 columns (32 of ids, 8 of numbers) and two tasks, in
-batches of 4,096 rows: from arrays, from a ParquetStream of ids, and of raw values through a
-TableEncoder, with 20 times as many rows as well (the same file under 20 names). Rows per second of
-the epochs after the first, and the peak of the process' memory.
+`stream`: a Shared-Bottom, or with `--experts 4` an MMoE of so many, is trained on 40 columns (32 of
+ids, 8 of numbers) and two tasks, in batches of 4,096 rows: from arrays, from a ParquetStream of
+ids, and of raw values through a TableEncoder, with 20 times as many rows as well (the same file
+under 20 names). Rows per second of the epochs after the first, and the peak of the process' memory.
 
 `score`: the same model and its TableEncoder score raw rows in memory, and 20 times as many in files
 by `mtl.serving.scoring`.
@@ -81,17 +81,18 @@ def write(folder: Path, rows: int) -> None:
 
 
 # %%
-def bottom(features: list) -> Any:
-    """Return the Shared-Bottom of `stream` and `score`."""
-    from mtl.models import SharedBottom
+def network(features: list, experts: int = 0) -> Any:
+    """Return the Shared-Bottom of `stream` and `score`, or the MMoE of `stream`."""
+    from mtl.models import MMoE, SharedBottom
 
-    return SharedBottom(
-        features, task_names=TASKS, bottom_dnn_units=(64, 32), tower_dnn_units_lists=[[16], [16]]
-    )
+    options = {"task_names": TASKS, "tower_dnn_units_lists": [[16], [16]]}
+    if experts:
+        return MMoE(features, num_experts=experts, expert_dnn_units=(128, 64), **options)
+    return SharedBottom(features, bottom_dnn_units=(64, 32), **options)
 
 
 # %%
-def stream_here(source: str, folder: Path) -> None:
+def stream_here(source: str, folder: Path, experts: int) -> None:
     """Train from one source, and report rows per second."""
     from mtl.data import ParquetStream, TableEncoder
 
@@ -109,7 +110,7 @@ def stream_here(source: str, folder: Path) -> None:
             file = folder / "many"
         x = ParquetStream(file, encoder, TASKS, BATCH, pool_rows=200_000)
         rows = x.table.rows
-    model = bottom(columns())
+    model = network(columns(), experts)
     model.compile("adam")
     epochs = 1 if source.startswith("ids,") else 3
     ends = []
@@ -133,7 +134,7 @@ def score_here(source: str, folder: Path) -> None:
     from mtl.serving.scoring import score_files
 
     encoder, file = TableEncoder.load(folder / "encoder.json"), folder / "raw.parquet"
-    pipeline = Pipeline(encoder, bottom(encoder.feature_columns))
+    pipeline = Pipeline(encoder, network(encoder.feature_columns))
     if source == "arrays":
         frame = pd.read_parquet(file)
         pipeline.predict(frame[:BATCH])
@@ -218,23 +219,29 @@ def main() -> None:
         "--backends", nargs="+", default=["jax", "tensorflow"], help="of stream and score"
     )
     parser.add_argument(
+        "--experts", type=positive, default=0, help="of stream: an MMoE instead of a Shared-Bottom"
+    )
+    parser.add_argument(
         "--vocabularies", type=positive, nargs="+", default=[1_000_000, 20_000_000], help="V"
     )
     parser.add_argument("--repeats", type=positive, default=3, help="of each measurement (3)")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     parser.add_argument("--here", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.here and args.what in SOURCES:
-        here = {"stream": stream_here, "score": score_here}[args.what]
-        here(args.here[0], Path(args.here[1]))
-        return
     if args.here:
-        devices_here(args.here[0], int(args.here[1]))
+        case, value = args.here
+        if args.what == "stream":
+            stream_here(case, Path(value), args.experts)
+        elif args.what == "score":
+            score_here(case, Path(value))
+        else:
+            devices_here(case, int(value))
         return
     results = []
 
     def run(repeat: int, case: str, here: tuple[str, str], environment: dict[str, str]) -> None:
-        found = measure([__file__, args.what, "--here", *here], environment)
+        options = ["--experts", str(args.experts)] if args.experts else []
+        found = measure([__file__, args.what, *options, "--here", *here], environment)
         results.append({"case": case, "repeat": repeat, **found})
         shown = {k: v for k, v in results[-1].items() if k != "versions"}
         print(shown, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -258,7 +259,7 @@ class ParquetStream(keras.utils.PyDataset):
                 self._pool = (epoch, pool), self._read(epoch, pool, pools[pool])
             then = (epoch, pool + 1) if pool + 1 < len(pools) else (epoch + 1, 0)
             if then[1] or (self.goes_on and then == self._coming):
-                self._reader = self._reader or ThreadPoolExecutor(1, "ParquetStream")
+                self._reader = self._reader or _threads(1)
                 groups = self._plan(then[0])[0][then[1]]
                 self._next = then, self._reader.submit(self._read, *then, groups)
         return self._pool[1]
@@ -275,7 +276,7 @@ class ParquetStream(keras.utils.PyDataset):
                 to[start : start + len(values)] = values
 
         place(first, 0)
-        self._decoders = self._decoders or ThreadPoolExecutor(_DECODERS, "ParquetStream")
+        self._decoders = self._decoders or _threads(_DECODERS)
         rest = zip(groups[1:], starts[1:-1].tolist(), strict=True)
         # Its results are asked for, so that errors are raised.
         list(self._decoders.map(lambda pair: place(self._group(pair[0]), pair[1]), rest))
@@ -311,6 +312,16 @@ class _Encode:
 
     def __call__(self, table: Any) -> dict[str, np.ndarray]:
         return self._encoder.transform(frame_of(table.select(self._columns)))
+
+
+def _threads(number: int) -> ThreadPoolExecutor:
+    """Return threads that give way to those that train, which wait for each other."""
+
+    def give_way() -> None:
+        if sys.platform == "linux":  # elsewhere it would be the whole process
+            os.nice(10)
+
+    return ThreadPoolExecutor(number, "ParquetStream", give_way)
 
 
 def _taken(rows: slice, order: Any, values: Any) -> Any:

@@ -1,7 +1,10 @@
 """Parquet files as a stream of batches."""
 
+import os
 import pathlib
 import pickle
+import sys
+import threading
 from typing import Any
 
 import keras
@@ -385,3 +388,20 @@ def test_the_next_epoch_is_read_ahead_if_one_follows(tmp_path: pathlib.Path) -> 
         assert expected._next is None
         assert data._next is not None
         assert data._next[0] == (epoch + 1, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux")
+def test_threads_that_read_ahead_give_way_to_the_training(tmp_path: pathlib.Path) -> None:
+    write(tmp_path)
+    seen = {}
+
+    def function(batch: Any) -> Any:
+        seen[threading.get_ident()] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return batch
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    stream = ParquetStream(tmp_path, toy.columns(), TASKS, 50, pool_rows=200).by_pool(function)
+    for i in range(len(stream)):
+        stream[i]
+    assert seen.pop(threading.get_ident()) == before
+    assert set(seen.values()) == {min(before + 10, 19)}
