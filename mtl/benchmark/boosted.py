@@ -43,6 +43,11 @@ def available() -> bool:
     return True
 
 
+def draws(settings: Mapping[str, Any]) -> bool:
+    """Return whether trees follow from the seed, as of parts of the features or the rows."""
+    return any(settings[name] < 1 for name in ("feature_fraction", "bagging_fraction"))
+
+
 def run(
     data: MultiTaskData,
     seed: int,

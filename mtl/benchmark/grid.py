@@ -92,8 +92,9 @@ class Grid:
             for model in (*model_names, SINGLE)
             for balancer in ([None] if model == SINGLE else balancers)
         ]
-        if lightgbm:  # the same for every seed
-            self.cells.append(Cell(BOOSTED, seeds[0]))
+        if lightgbm:
+            drawn = boosted.draws(self._trees)
+            self.cells += [Cell(BOOSTED, seed) for seed in (seeds if drawn else seeds[:1])]
         self._records = {record["key"]: record for record in read(path)}
 
     def pending(self) -> list[Cell]:

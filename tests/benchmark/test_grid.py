@@ -4,6 +4,7 @@ import inspect
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -141,6 +142,25 @@ def test_boosted_trees_score_each_task(data):
     result = boosted.run(data, seed=0)
     assert 0.6 < result.metrics["ctr"]["auc"] < 1
     assert set(result.validation) == {"ctr", "ctcvr"}
+
+
+def test_boosted_trees_run_once_for_each_seed_that_they_follow_from(data, tmp_path):
+    pytest.importorskip("lightgbm")
+
+    def seeds(**trees):
+        recipe = replace(RECIPE, trees=trees)
+        made = make(data, tmp_path / "r.jsonl", recipe=recipe, lightgbm=True)
+        return [cell.seed for cell in made.cells if cell.model == "LightGBM"], made
+
+    assert seeds()[0] == [0]
+    assert seeds(feature_fraction=0.5)[0] == [0, 1]
+    drawn, made = seeds(bagging_fraction=0.5)
+    assert drawn == [0, 1]
+    scores = [
+        boosted.run(data, seed, {**boosted.SETTINGS, **made._recipe.trees}).metrics["ctr"]["auc"]
+        for seed in drawn
+    ]
+    assert scores[0] != scores[1]
 
 
 CONFIG = """
