@@ -1,0 +1,65 @@
+"""The benchmark's guide and the runs to verify say what the kept results say."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtl.benchmark import report, verify
+from mtl.benchmark.grid import read
+
+FOLDER = Path(report.__file__).parent
+RESULTS = sorted((FOLDER / "results").glob("*.jsonl"))
+
+
+def rows_of(records: list[Any]) -> dict[str, dict[str, str]]:
+    """Return the texts of all tables of some results, by row and column."""
+    rows: dict[str, dict[str, str]] = {}
+    for metric in (None, *report.FURTHER):
+        head, *body = report.cells(records, "**", metric)
+        for name, *texts in body:
+            rows.setdefault(name, {}).update(zip(head[1:], texts, strict=True))
+    for name, texts in rows.items():
+        gains = {c.task: c.gain(name, report.SINGLE) for c in report.columns(records)}
+        worse = [f"{task} {-g.mean:.4f}" for task, g in gains.items() if g and g.verdict == "worse"]
+        reference = name in (report.SINGLE, report.BOOSTED)
+        texts["negative transfer"] = "" if reference else ", ".join(worse) or "none shown"
+    return {
+        name: {title.replace("_", " "): text.replace("_", " ") for title, text in texts.items()}
+        for name, texts in rows.items()
+    }
+
+
+def tables(page: str) -> list[dict[str, dict[str, str]]]:
+    """Return the tables of a page, by row and column."""
+    found = []
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        head, _, *body = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+        )
+        found.append({row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in body})
+    return found
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_table_of_the_guide_is_that_of_the_results(path: Path) -> None:
+    rows = rows_of(read(path))
+    shown = []
+    for table in tables((FOLDER / "README.md").read_text(encoding="utf-8")):
+        titles = set(next(iter(table.values())))
+        if table.keys() == rows.keys() and titles <= rows[report.SINGLE].keys():
+            tasks = {title for title in rows[report.SINGLE] if title.endswith(" AUC")}
+            if titles & tasks:
+                shown.append({name: {t: rows[name][t] for t in titles} for name in table} == table)
+    assert shown == [True]
+
+
+def test_runs_are_verified_against_the_results() -> None:
+    results = {path.stem: read(path) for path in RESULTS}
+    [run] = [run for run in verify.read(verify.EXPECTED) if run.command == "kuairand"]
+    records = [r for r in results["kuairand-four"] if r["model"] == run.model]
+    for task, expected in run.auc.items():
+        mean = np.mean([record["metrics"][task]["auc"] for record in records])
+        assert expected == pytest.approx(mean, abs=5e-5)
