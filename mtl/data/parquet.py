@@ -133,7 +133,8 @@ def _found(path: Any) -> list[str]:
         matches = [one] if os.path.exists(one) else sorted(glob.glob(one, recursive=True))
         for match in matches:
             inside = Path(match).rglob("*.parquet") if os.path.isdir(match) else [match]
-            files += sorted(str(file) for file in inside)
+            # A folder may be named so, too, such as those that Spark writes.
+            files += sorted(str(file) for file in inside if not os.path.isdir(file))
         if not matches:
             raise FileNotFoundError(f"`path` should lead to Parquet files. Received: {one!r}")
     if not files:

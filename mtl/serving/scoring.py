@@ -265,7 +265,7 @@ def _files(inputs: Any, output: Path) -> dict[Path, Path]:
                     f"`output` should lie outside of {str(path)!r}, whose files are scored. "
                     f"Received: {str(output)!r}"
                 )
-            inside = sorted(file for file in path.rglob("*") if _FILE.search(file.name))
+            inside = sorted(f for f in path.rglob("*") if _FILE.search(f.name) and f.is_file())
             found = {file: file.relative_to(path) for file in inside}
         if not found:
             raise FileNotFoundError(

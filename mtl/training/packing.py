@@ -50,9 +50,7 @@ def _beside(columns: list[Any], length: int | None) -> Any:
         block = slice(start, min(start + _BLOCK, rows))
         for k, column in enumerate(columns):
             matrix[block, k] = column[block]
-    if len(matrix) > rows:
-        matrix[rows:] = matrix[rows - 1]
-    return matrix
+    return _filled_up(matrix, rows)
 
 
 def _longer(value: Any, length: int | None) -> Any:
@@ -63,8 +61,14 @@ def _longer(value: Any, length: int | None) -> Any:
         return np.ascontiguousarray(value)
     longer = np.empty((length, *value.shape[1:]), value.dtype)
     longer[: len(value)] = value
-    longer[len(value) :] = value[-1]
-    return longer
+    return _filled_up(longer, len(value))
+
+
+def _filled_up(values: Any, rows: int) -> Any:
+    """Return an array after repeating the last of its first rows to the end."""
+    if len(values) > rows:
+        values[rows:] = values[rows - 1]
+    return values
 
 
 def packed(x: Any) -> bool:

@@ -253,6 +253,12 @@ def test_folders_give_columns(tmp_path: pathlib.Path) -> None:
     assert sorted(every(data)[0]["day"].tolist()) == [9, 9, 10, 10]
 
 
+def test_folders_named_as_files_are_folders(tmp_path: pathlib.Path) -> None:
+    write(tmp_path / "log" / "day-1.parquet")
+    stream = ParquetStream(tmp_path / "log", toy.columns(), TASKS, 100)
+    assert stream.table.rows == ROWS
+
+
 def test_lists_are_sequences_vectors_and_labels(tmp_path: pathlib.Path) -> None:
     pq.write_table(
         pa.table(

@@ -110,6 +110,15 @@ def test_folders_in_a_folder_are_kept(pipeline: Pipeline, tmp_path: pathlib.Path
         assert_scores(path, pipeline.predict(log(day)), day=pd.Series([day] * ROWS))
 
 
+def test_folders_named_as_files_are_folders(pipeline: Pipeline, tmp_path: pathlib.Path) -> None:
+    for day in ("day-1.parquet", "day-2.csv"):
+        (tmp_path / "log" / day).mkdir(parents=True)
+        log().to_parquet(tmp_path / "log" / day / "part-0.parquet")
+    paths = scoring.score_files(tmp_path / "p", tmp_path / "log", tmp_path / "out")
+    found = [path.relative_to(tmp_path / "out").as_posix() for path in paths]
+    assert found == ["day-1.parquet/part-0.parquet", "day-2.csv/part-0.parquet"]
+
+
 def test_no_file_of_a_folder_is_passed_over(pipeline: Pipeline, tmp_path: pathlib.Path) -> None:
     (tmp_path / "log").mkdir()
     for i, name in enumerate(("a.CSV", "b.csv.gz", "c.d.csv.bz2", "e.Parquet", "notes.txt")):
