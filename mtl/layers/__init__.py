@@ -11,6 +11,7 @@ from mtl.layers.fusion import Fusion
 from mtl.layers.gate import Gate
 from mtl.layers.gated_dnn import GatedDNN
 from mtl.layers.information_transfer import InformationTransfer
+from mtl.layers.scaling import Scaling
 from mtl.layers.star import PartitionedNormalization, StarDense, StarDNN
 from mtl.layers.tower import Tower
 
@@ -29,6 +30,7 @@ __all__ = [
     "PartitionedNormalization",
     "Platt",
     "Routing",
+    "Scaling",
     "StarDNN",
     "StarDense",
     "Tower",

@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from mtl import checks, devices
-from mtl.features import check_columns, model_inputs
-from mtl.layers import FeatureEncoder, Tower
+from mtl.features import DenseFeat, check_columns, model_inputs
+from mtl.layers import FeatureEncoder, Scaling, Tower
 from mtl.layers.dropout import Dropout
 from mtl.layers.dselect_k import check_gate
 from mtl.layers.encoder import layout
@@ -153,10 +153,15 @@ class Network:
             dense_embedding_dim=self.dense_embedding_dim,
             name=own["name"],
         )(inputs)
+        prefix = "embedding" if name == "encoder" else name
+        spans = layout(columns, self.dense_embedding_dim)
+        numbers = [spans[c.name].start for c in columns if isinstance(c, DenseFeat)]
+        if (rate := self._given["dense_scaling"]) and numbers:
+            own = self.named(f"{prefix}_scaling", k)
+            x = Scaling(rate, min(numbers), name=own["name"])(x)
         if rate := self._given["embedding_dropout"]:
-            drop = self.layer("embedding_dropout" if name == "encoder" else f"{name}_dropout", k)
-            x = Dropout(rate, seed=drop["seed"], name=drop["name"])(x)
-        self._encoded.append((x, layout(columns, self.dense_embedding_dim)))
+            x = Dropout(rate, **self.named(f"{prefix}_dropout", k))(x)
+        self._encoded.append((x, spans))
         return x
 
     def encode_paths(self, embeddings: str) -> Any:

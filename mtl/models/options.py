@@ -87,6 +87,9 @@ class Options(TypedDict, total=False):
         seed: int or None. Seed of all weights and dropout. Defaults to 1024.
         dnn_dropout: float in [0, 1). Dropout of every DNN. Defaults to 0.
         embedding_dropout: float in [0, 1). Dropout of the encoded features. Defaults to 0.
+        dense_scaling: float. If above 0, each column that encodes a number is multiplied by a
+            learned number, 1 at first, which Adam learns that many times as fast as other weights
+            (see `mtl.layers.Scaling`): 6 in RealMLP. Defaults to 0: without.
         dnn_activation: str or function. Activation of every DNN. Defaults to "relu".
         dnn_use_bn: bool. Batch normalisation in every DNN. Defaults to False.
         name: str or None. Name of the model. Defaults to one like "mmoe" or "mmoe_1".
@@ -101,6 +104,7 @@ class Options(TypedDict, total=False):
     seed: Seed
     dnn_dropout: Rate
     embedding_dropout: Rate
+    dense_scaling: NonNegativeFloat
     dnn_activation: Activation
     dnn_use_bn: bool
     name: str | None
@@ -146,6 +150,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "seed": 1024,
         "dnn_dropout": 0,
         "embedding_dropout": 0,
+        "dense_scaling": 0,
         "dnn_activation": "relu",
         "dnn_use_bn": False,
         "name": None,

@@ -179,6 +179,7 @@ CASES = {
             expected(2, [(2, 5)] * 2, dropouts=1, losses=1),
         ),
     ],
+    "Scaling": [({"rate": 2.0, "skip": 1}, ONE, expected(1, (2, 5)))],
     "StarDNN": [
         (
             {"num_scenarios": 3, "units": [4], **FULL},

@@ -177,6 +177,10 @@ CASES: dict[str, dict[str, Case]] = {
         "plain": Case({"num_outputs": 2, "seed": 1}, STACK),
         "full": Case({"num_outputs": 4, "connection": "aver", "penalty": 0.1, "seed": 1}, STACK),
     },
+    "Scaling": {
+        "plain": Case({}, ONE),
+        "full": Case({"rate": 3.0, "skip": 2}, ONE),
+    },
     "Tower": {
         "plain": Case({"seed": 1}, ONE),
         "full": Case({"units": [4], **HEAD, **DNN}, ONE),

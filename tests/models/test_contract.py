@@ -54,6 +54,7 @@ _COMMON = {
     "seed": 1024,
     "dnn_dropout": 0,
     "embedding_dropout": 0,
+    "dense_scaling": 0,
     "dnn_activation": "relu",
     "dnn_use_bn": False,
     "name": None,

@@ -62,6 +62,7 @@ COMMON: list[tuple[dict[str, Any], str]] = [
     ({"dnn_dropout": 1}, r"`dnn_dropout`.*\[0, 1\).*Received: 1"),
     ({"dnn_dropout": -0.1}, r"`dnn_dropout`.*\[0, 1\).*Received: -0.1"),
     ({"embedding_dropout": 1}, r"`embedding_dropout`.*\[0, 1\).*Received: 1"),
+    ({"dense_scaling": -1}, r"`dense_scaling`.*non-negative.*Received: -1"),
     ({"dnn_dropout": np.nan}, r"`dnn_dropout`.*Received: nan"),
     ({"dnn_activation": "rellu"}, r"`dnn_activation`.*activation.*Received: 'rellu'"),
     ({"dnn_activation": 3}, r"`dnn_activation`.*activation.*Received: 3"),
