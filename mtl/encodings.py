@@ -85,9 +85,11 @@ class Bins(Encoding):
         self.keep_value = bool(keep_value)
 
     @classmethod
-    def fit(cls, values: Any, bins: int = 32, keep_value: bool = True) -> Bins:
+    def fit(
+        cls, values: Any, bins: int = 32, keep_value: bool = True, min_share: float = 0
+    ) -> Bins:
         """Return at most `bins` bins, equally full on these values (see `quantile_edges`)."""
-        return cls(quantile_edges(values, bins), keep_value)
+        return cls(quantile_edges(values, bins, min_share), keep_value)
 
     @property
     def output_dim(self) -> int:
@@ -144,9 +146,9 @@ class PiecewiseLinear(Encoding):
     _least_edges = 2
 
     @classmethod
-    def fit(cls, values: Any, bins: int = 32) -> PiecewiseLinear:
+    def fit(cls, values: Any, bins: int = 32, min_share: float = 0) -> PiecewiseLinear:
         """Return at most `bins` bins, equally full on these values (see `quantile_edges`)."""
-        inner = quantile_edges(values, bins)
+        inner = quantile_edges(values, bins, min_share)
         column = np.asarray(values, np.float32)
         low, high = float(column.min()), float(column.max())
         if low == high:
@@ -170,7 +172,7 @@ class PiecewiseLinear(Encoding):
 BY_NAME: dict[str, Any] = {"bins": Bins, "piecewise_linear": PiecewiseLinear}
 
 
-def quantile_edges(values: Any, bins: int) -> list[float]:
+def quantile_edges(values: Any, bins: int, min_share: float = 0) -> list[float]:
     """Return the edges between bins that hold about equally many values.
 
     A value that fills more than a bin's share gets a bin of its own, and the others share what is
@@ -180,15 +182,19 @@ def quantile_edges(values: Any, bins: int) -> list[float]:
     Args:
         values: array of N finite numbers, N at least 1.
         bins: int. The most bins; fewer where there are fewer values.
+        min_share: float in [0, 1). The least share of the values that a bin holds. What few rows
+            tell apart, such as a tenth of them that aren't zero, is divided no further then.
+            Defaults to 0.
 
     Returns:
         A list of at most `bins - 1` floats, strictly increasing in float32.
 
     Raises:
-        TypeError: `bins` is no integer.
-        ValueError: no bin, no value, or a value that isn't finite.
+        TypeError: `bins` is no integer, or `min_share` no number.
+        ValueError: no bin, no value, a value that isn't finite, or a share out of range.
     """
     bins = checks.positive_int("bins", bins)
+    least = checks.rate("min_share", min_share) * np.size(values)
     column = np.asarray(values, np.float32).reshape(-1)
     if not len(column) or not np.isfinite(column).all():
         raise ValueError(
@@ -196,21 +202,22 @@ def quantile_edges(values: Any, bins: int) -> list[float]:
             f"Received: {len(column)} numbers, {int((~np.isfinite(column)).sum())} not finite"
         )
     distinct, counts = np.unique(column, return_counts=True)
-    last = _fill(counts, bins)
+    last = _fill(counts, bins, least)
     middle = (distinct[last].astype(np.float64) + distinct[last + 1]) / 2
     # Between neighbours in float32 there is no midpoint: the upper one divides them as well.
     rounded = middle.astype(np.float32)
     return [float(edge) for edge in np.where(rounded > distinct[last], rounded, distinct[last + 1])]
 
 
-def _fill(counts: npt.NDArray[np.int64], bins: int) -> npt.NDArray[np.int64]:
+def _fill(counts: npt.NDArray[np.int64], bins: int, least: float = 0) -> npt.NDArray[np.int64]:
     """Return the index of each bin's last distinct value, without the last bin's."""
-    if len(counts) <= bins:
+    if len(counts) <= bins and counts.min() >= least:
         return np.arange(len(counts) - 1)
     heavy = np.zeros(len(counts), bool)
     while True:  # a heavy value leaves the others a smaller share, which makes more heavy
         left = bins - int(heavy.sum())
-        share = counts[~heavy].sum() / max(left, 1)
+        rest = counts[~heavy].sum()
+        share = rest / max(min(left, rest // least if least else left), 1)
         more = ~heavy & (counts >= share)
         if left <= 1 or not more.any():
             break
@@ -219,11 +226,14 @@ def _fill(counts: npt.NDArray[np.int64], bins: int) -> npt.NDArray[np.int64]:
     filled, before_heavy = 0, [*heavy[1:], False]
     for i, count in enumerate(counts[:-1].tolist()):
         filled += count
-        if heavy[i] or filled >= share or (before_heavy[i] and filled >= share / 2):
+        full = filled >= share or (before_heavy[i] and filled >= share / 2)
+        if heavy[i] or (full and filled >= least):
             ends.append(i)
             filled = 0
         if len(ends) == bins - 1:
             break
+    while ends and counts[ends[-1] + 1 :].sum() < least:
+        ends.pop()
     return np.array(ends, int)
 
 

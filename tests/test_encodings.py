@@ -77,6 +77,29 @@ def test_a_heavy_value_has_a_bin_of_its_own_and_the_rest_share_the_others(heavy)
     assert counts.max() <= 150
 
 
+@pytest.mark.parametrize("least", [0.0, 0.02, 0.1, 0.3])
+def test_no_bin_is_smaller_than_it_may_be(least):
+    rng = np.random.default_rng(0)
+    skewed = np.concatenate([np.zeros(9_000), rng.uniform(size=1_000)])
+    for values in (skewed, 1 - skewed, rng.integers(0, 12, 10_000) ** 2, rng.normal(size=10_000)):
+        edges = quantile_edges(values, 16, min_share=least)
+        counts = np.bincount(np.searchsorted(edges, values, side="right"))
+        assert counts.min() >= max(least * 10_000, 1)
+        assert len(counts) <= 16
+    # What may be told apart still is.
+    assert len(quantile_edges(skewed, 16, min_share=0.02)) >= 3
+    assert len(quantile_edges(rng.normal(size=10_000), 16, min_share=0.1)) == 9
+
+
+def test_a_least_share_leaves_bins_alone_that_are_larger():
+    values = np.random.default_rng(0).exponential(size=10_000)
+    assert quantile_edges(values, 8, min_share=0.1) == quantile_edges(values, 8)
+    for kind in (Bins, PiecewiseLinear):
+        assert kind.fit(values, 8, min_share=0.4).edges == kind.fit(values, 2).edges
+    with pytest.raises(ValueError, match=r"`min_share` should be .*\[0, 1\).*Received: 1"):
+        quantile_edges(values, 8, min_share=1)
+
+
 def test_edges_increase_where_neighbours_have_no_midpoint():
     low = np.float32(1)
     high = np.nextafter(low, np.float32(2))

@@ -61,8 +61,8 @@ class TableEncoder:
     in fit in sorted order (a missing value among them counts as a value, the last one). A numeric
     value is scaled; a missing one becomes the training mean before scaling.
 
-    The settings from `embedding_dim` to `min_count`, and `clip`, are those of all columns; a dict
-    from column to dict of settings, in place of a list of columns, says otherwise for one.
+    The settings from `embedding_dim` to `min_count`, `clip` and `min_share` are those of all
+    columns; a dict from column to dict of settings, in place of a list, says otherwise for one.
 
     Args:
         categorical: list of str, or dict from str to dict. Categorical columns: strings, integers,
@@ -70,7 +70,7 @@ class TableEncoder:
             number of ids, for a vocabulary that is too open to list, by which a value's id is its
             hash, and 0 a missing value. Defaults to none.
         numeric: list of str, or dict from str to dict. Numeric columns. Their settings are
-            `scaling`, `encoding`, `bins` and `clip`. Defaults to none.
+            `scaling`, `encoding`, `bins`, `clip` and `min_share`. Defaults to none.
         embedding_dim: int. Embedding size. Defaults to 4.
         scaling: str. "minmax" to [0, 1] over the training rows (a constant column becomes 0),
             "standard" to mean 0 and standard deviation 1, and for heavy tails "robust" to median
@@ -96,6 +96,8 @@ class TableEncoder:
             one. `parts` are ["weekday", "hour"] if not said. Defaults to none.
         clip: bool. Whether numbers end at the least and the greatest of the training rows. What
             grows with time passes these, and a network goes on as a line. Defaults to False.
+        min_share: float in [0, 1). The least share of the training rows that a bin of an encoding
+            holds, so that networks don't learn few rows by heart. Defaults to 0.
 
     Attributes:
         columns: dict from name to `mtl.data.raw.RawColumn`, in the order of `feature_columns`.
@@ -118,6 +120,7 @@ class TableEncoder:
         sequences: Columns = (),
         times: Columns = (),
         clip: bool = False,
+        min_share: float = 0,
     ) -> None:
         given = {
             "categorical": categorical, "numeric": numeric, "sequences": sequences, "times": times,
@@ -127,7 +130,7 @@ class TableEncoder:
         check_distinct([name for columns in names.values() for name in columns])
         self._defaults = check_settings({
             "embedding_dim": embedding_dim, "scaling": scaling, "encoding": encoding, "bins": bins,
-            "clip": clip, "min_count": min_count,
+            "clip": clip, "min_count": min_count, "min_share": min_share,
         })  # fmt: skip
         self.columns: dict[str, RawColumn] = {}
         for kind in KINDS:

@@ -357,8 +357,18 @@ def test_settings_of_one_column_come_before_those_of_all():
     assert age.transform_fn is None
     assert encoder.transform(frame())["age"].tolist() == [20, 40, 40, 60]
     assert visits.transform_fn.edges == [0.75]  # between 5 and 10, scaled to [0, 1]
-    expected = {"scaling": "none", "encoding": None, "bins": 32, "clip": False}
+    expected = {"scaling": "none", "encoding": None, "bins": 32, "clip": False, "min_share": 0}
     assert encoder.settings["age"] == expected
+
+
+def test_a_bin_holds_a_least_share_of_the_rows():
+    values = pd.DataFrame({"a": np.r_[np.zeros(90), 1:11], "b": np.r_[np.zeros(90), 1:11]})
+    encoder = TableEncoder(
+        [], {"a": {}, "b": {"min_share": 0}}, scaling="none", encoding="bins", min_share=0.05
+    ).fit(values)
+    a, b = (column.transform_fn.edges for column in encoder.feature_columns)
+    assert (a, len(b)) == ([0.5, 5.5], 10)
+    assert TableEncoder.from_json(encoder.to_json()).settings == encoder.settings
 
 
 @pytest.mark.parametrize("encoding", ["bins", "piecewise_linear"])

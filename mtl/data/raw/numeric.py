@@ -34,6 +34,7 @@ class NumericColumn(RawColumn):
         "scaling": ("minmax", checks.one_of(*SCALINGS)),
         "encoding": (None, checks.one_of(None, *BY_NAME)),
         "bins": (32, checks.positive_int),
+        "min_share": (0.0, checks.rate),
         "clip": (False, checks.boolean),
     }
     scaler: Scaler
@@ -135,7 +136,8 @@ class _Moments:
         encoding = None
         if settings["encoding"]:
             sample = scaler.transform(name, np.asarray(self._quantiles.sample()))
-            encoding = BY_NAME[settings["encoding"]].fit(sample, settings["bins"])
+            share = settings["min_share"]
+            encoding = BY_NAME[settings["encoding"]].fit(sample, settings["bins"], min_share=share)
         return self._column.having(scaler=scaler, encoding=encoding)  # type: ignore[no-any-return]
 
 
