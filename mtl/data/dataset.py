@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mtl import checks
 from mtl.features import get_feature_names
 from mtl.tasks import Task, resolve_tasks
 
@@ -107,6 +108,27 @@ class MultiTaskData:
             if (parts := getattr(self, name)) is not None
         }
         return replace(self, train=joined(self.train, self.val), val=None, **beside)
+
+    def without(self, features: Sequence[str]) -> MultiTaskData:
+        """Return the data without some features, and without the lengths and weights of sequences.
+
+        Args:
+            features: list of str. Names of feature columns.
+
+        Raises:
+            ValueError: there is no such feature.
+        """
+        known = [column.name for column in self.feature_columns]
+        for name in features:
+            checks.one_of(*known)("features", name)
+        kept = [column for column in self.feature_columns if column.name not in features]
+        names = get_feature_names(kept)
+        splits: dict[str, Any] = {
+            split: ({name: data[0][name] for name in names}, data[1])
+            for split in SPLITS
+            if (data := getattr(self, split)) is not None
+        }
+        return replace(self, feature_columns=kept, **splits)
 
     def __repr__(self) -> str:
         rows = ", ".join(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mtl.data import MultiTaskData
-from mtl.features import DenseFeat, SparseFeat
+from mtl.features import DenseFeat, SparseFeat, VarLenSparseFeat
 from mtl.tasks import Task
 
 
@@ -34,6 +34,31 @@ def test_defaults_and_repr():
     assert "val: 1,000" in repr(make(val=split(1000)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         data.val = split()
+
+
+def test_features_can_be_left_out():
+    data = make(val=split(1), groups={"train": np.arange(3)})
+    less = data.without(["a"])
+    assert [column.name for column in less.feature_columns] == ["b"]
+    assert [list(part[0]) for part in (less.train, less.val, less.test)] == [["b"]] * 3
+    assert less.train[1] is data.train[1]
+    assert less.groups is data.groups
+    assert make().without(["b"]).val is None
+    with pytest.raises(ValueError, match=r"`features` should be one of .*'a'.*Received: 'c'"):
+        data.without(["a", "c"])
+
+
+def test_a_sequence_is_left_out_with_its_length():
+    items = VarLenSparseFeat(SparseFeat("items", 4), 3, length_name="length")
+
+    def longer(rows):
+        x, y = split(rows)
+        more = {"items": np.zeros((rows, 3), "int32"), "length": np.zeros(rows, "int32")}
+        return {**x, **more}, y
+
+    columns = [*make().feature_columns, items]
+    data = make(feature_columns=columns, train=longer(3), test=longer(2)).without(["items"])
+    assert list(data.test[0]) == ["a", "b"]
 
 
 def test_tasks_are_what_names_and_types_mean():
