@@ -157,6 +157,11 @@ def anything(name: str, value: Any) -> Any:
     return value
 
 
+def _names(name: str, value: Any) -> list[str]:
+    """Return a list of names, or raise."""
+    return [text(name, entry) for entry in checks.entries(name, value, "a list of names")]
+
+
 # What the benchmark itself tells a factory.
 _OURS = {"dnn_feature_columns", "num_tasks", "task_names", "task_types", "seed", "name"}
 _TRAINING: dict[str, Callable[[str, Any], Any]] = {
@@ -184,7 +189,10 @@ _TREES: dict[str, Callable[[str, Any], Any]] = {
 
 
 def recipe(config: Section, base: Recipe) -> Recipe:
-    """Read `[encoder]`, `[training]`, `[trees]`, `[models.NAME]` and `[models.NAME.training]`.
+    """Read what a file says of encoders, networks and trees.
+
+    That is `[encoder]`, `[training]`, `[networks]`, `[trees]`, `[models.NAME]` and
+    `[models.NAME.training]`.
 
     Args:
         config: the file; its other keys are left alone.
@@ -198,6 +206,7 @@ def recipe(config: Section, base: Recipe) -> Recipe:
     """
     encoder = settings(config.section("encoder"), SETTINGS)
     training = _training(config.section("training"))
+    networks = settings(config.section("networks"), {"leave_out": _names})
     trees = settings(config.section("trees"), _TREES)
     every = config.section("models")
     sizes, own = dict(base.sizes), {}
@@ -221,6 +230,7 @@ def recipe(config: Section, base: Recipe) -> Recipe:
         own_training={**before, **{m: {**before.get(m, {}), **s} for m, s in own.items()}},
         encoder={**result.encoder, **encoder},
         trees={**result.trees, **trees},
+        **networks,
     )
 
 

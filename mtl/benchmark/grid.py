@@ -153,7 +153,8 @@ class Grid:
     @cached_property
     def _single_recipes(self) -> list[Recipe]:
         data, sizes = self._data, self._recipe.sizes.get("SharedBottom", {})
-        every = alone(SharedBottom, data.feature_columns, sizes, data.tasks, self._single_size)
+        columns = self._recipe.data_of("SharedBottom", data).feature_columns
+        every = alone(SharedBottom, columns, sizes, data.tasks, self._single_size)
         keras.backend.clear_session()
         for own in every:  # which `build` adds
             for name in ("num_tasks", "task_names", "task_types"):
@@ -176,6 +177,8 @@ class Grid:
             "sizes": self._recipe.sizes.get(model, {}),
             "training": asdict(self._recipe.training_of(model)),
         }
+        if self._recipe.leave_out:
+            recipe["leave_out"] = list(self._recipe.leave_out)
         if cell.model == SINGLE:
             recipe["as_large_as"] = self._single_size
         return identity | {"recipe": recipe, "backend": keras.backend.backend()}

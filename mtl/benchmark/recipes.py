@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import keras
+
 from mtl import models
+from mtl.data import MultiTaskData
 from mtl.tasks import per_task
 
 
@@ -62,6 +65,8 @@ class Recipe:
         own_training: dict from model to the settings in which its training differs.
         encoder: dict of settings of the `mtl.data.TableEncoder`, for data sets that have one.
         trees: dict of LightGBM's settings that replace `mtl.benchmark.boosted.SETTINGS`.
+        leave_out: names of features that trees are given and networks are not, such as ids that
+            these learn by heart; a network whose options name one is given it.
     """
 
     sizes: Mapping[str, Mapping[str, Any]]
@@ -70,6 +75,7 @@ class Recipe:
     own_training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
     trees: Mapping[str, Any] = field(default_factory=dict)
+    leave_out: Sequence[str] = ()
 
     def lacks(self, model: str) -> str:
         """Return what a model needs that the recipe doesn't have, in words; "" if it fits."""
@@ -96,6 +102,11 @@ class Recipe:
         if self.funnel is None or not zoo()[model].funnel:
             return list(task_names)
         return [task_names[position] for position in self.funnel]
+
+    def data_of(self, model: str, data: MultiTaskData) -> MultiTaskData:
+        """Return the data with the features that a network is given."""
+        named = keras.tree.flatten(dict(self.sizes.get(model, {})))
+        return data.without([name for name in self.leave_out if name not in named])
 
     def training_of(self, model: str) -> Training:
         """Return how a model is trained."""
@@ -225,7 +236,7 @@ KUAIRAND = replace(
             "tower_dnn_units_lists": per_task(*_KUAIRAND_TOWERS.get(name, ())),
             "dnn_activation": "silu",
             "dnn_dropout": 0.4,
-            "embedding_dropout": 0.2,
+            "dense_scaling": 6.0,
         }
         for name in zoo()
     },

@@ -70,6 +70,7 @@ def train(
     """
     keras.utils.set_random_seed(seed)
     model = build(data, recipe, model_name, seed)
+    data = recipe.data_of(model_name, data)
     training = recipe.training_of(model_name)
     if training.refit:
         data = data.refitted()
@@ -104,9 +105,11 @@ def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> Mu
     types = dict(zip(data.task_names, data.task_types, strict=True))
     names = recipe.task_names_of(model_name, data.task_names)
     sizes = recipe.sizes.get(model_name, {})
+    with within("networks"):
+        columns = recipe.data_of(model_name, data).feature_columns
     with within(f"models.{model_name}"):
         model: MultiTaskModel = zoo()[model_name](
-            data.feature_columns,
+            columns,
             seed=seed,
             task_names=names,
             task_types=[types[name] for name in names],

@@ -66,6 +66,7 @@ _ENCODER = {
     "encoding": "piecewise_linear",
     "bins": 16,
     "min_count": 5,
+    "min_share": 0.09,
     "clip": True,  # for counts grow from day to day, beyond those of the training rows
 }
 
