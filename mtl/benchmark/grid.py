@@ -153,7 +153,7 @@ class Grid:
     @cached_property
     def _single_recipes(self) -> list[Recipe]:
         data, sizes = self._data, self._recipe.sizes.get("SharedBottom", {})
-        columns = self._recipe.data_of("SharedBottom", data).feature_columns
+        columns = data.without(self._recipe.leave_out).feature_columns
         every = alone(SharedBottom, columns, sizes, data.tasks, self._single_size)
         keras.backend.clear_session()
         for own in every:  # which `build` adds

@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import keras
-
 from mtl import models
-from mtl.data import MultiTaskData
 from mtl.tasks import per_task
 
 
@@ -66,7 +63,7 @@ class Recipe:
         encoder: dict of settings of the `mtl.data.TableEncoder`, for data sets that have one.
         trees: dict of LightGBM's settings that replace `mtl.benchmark.boosted.SETTINGS`.
         leave_out: names of features that trees are given and networks are not, such as ids that
-            these learn by heart; a network whose options name one is given it.
+            these learn by heart.
     """
 
     sizes: Mapping[str, Mapping[str, Any]]
@@ -102,11 +99,6 @@ class Recipe:
         if self.funnel is None or not zoo()[model].funnel:
             return list(task_names)
         return [task_names[position] for position in self.funnel]
-
-    def data_of(self, model: str, data: MultiTaskData) -> MultiTaskData:
-        """Return the data with the features that a network is given."""
-        named = keras.tree.flatten(dict(self.sizes.get(model, {})))
-        return data.without([name for name in self.leave_out if name not in named])
 
     def training_of(self, model: str) -> Training:
         """Return how a model is trained."""

@@ -70,7 +70,7 @@ def train(
     """
     keras.utils.set_random_seed(seed)
     model = build(data, recipe, model_name, seed)
-    data = recipe.data_of(model_name, data)
+    data = data.without(recipe.leave_out)
     training = recipe.training_of(model_name)
     if training.refit:
         data = data.refitted()
@@ -106,7 +106,7 @@ def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> Mu
     names = recipe.task_names_of(model_name, data.task_names)
     sizes = recipe.sizes.get(model_name, {})
     with within("networks"):
-        columns = recipe.data_of(model_name, data).feature_columns
+        columns = data.without(recipe.leave_out).feature_columns
     with within(f"models.{model_name}"):
         model: MultiTaskModel = zoo()[model_name](
             columns,

@@ -36,6 +36,7 @@ FIRST: Settings = {
     "dense_embedding_dim": 8,
     "dnn_dropout": 0.2,
     "embedding_dropout": 0.25,
+    "dense_scaling": 0.0,
     "num_experts": 8,
     "num_experts_specific": 2,
     "num_experts_shared": 2,
@@ -70,6 +71,7 @@ def space(trial: Any, model: str, num_tasks: int) -> tuple[Settings, Settings]:
         "dense_embedding_dim": trial.suggest_categorical("dense_embedding_dim", [4, 8, 16]),
         "dnn_dropout": _short(trial.suggest_float("dnn_dropout", 0, 0.5, step=0.05)),
         "embedding_dropout": _short(trial.suggest_float("embedding_dropout", 0, 0.3, step=0.05)),
+        "dense_scaling": trial.suggest_categorical("dense_scaling", [0.0, 6.0]),
     }
     for name, values in zoo()[model].search.items():
         if not isinstance(values, Widths):

@@ -303,7 +303,7 @@ def test_single_networks_of_three_tasks_have_their_recipes_tower():
 @pytest.mark.parametrize("tasks", [2, 4, 7])
 def test_kuairands_recipe_builds_every_model_for_as_many_tasks(tasks):
     recipe = config.tuned("kuairand", KUAIRAND).with_funnel((0, 1))
-    names = ["user_id", "video_id", "author_id", "tab", "tag"]
+    names = ["user_active_degree", "video_type", "tab", "tag"]
     columns = [SparseFeat(name, 5, 2) for name in names]
     for name in recipe.sizes if tasks == 2 else ("SharedBottom", "PEPNet", "DBMTL"):
         assert recipe.fits(name)

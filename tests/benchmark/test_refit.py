@@ -8,7 +8,7 @@ import pytest
 from mtl.benchmark import boosted, config, report
 from mtl.benchmark.__main__ import main
 from mtl.benchmark.recipes import OWN, Recipe, Training
-from mtl.benchmark.runs import build, train
+from mtl.benchmark.runs import train
 from mtl.data import make_funnel
 from mtl.features import VarLenSparseFeat
 
@@ -79,14 +79,11 @@ def test_trees_read_no_sequences(data):
     assert boosted.run(with_history, 0) == boosted.run(data, 0)
 
 
-def test_networks_are_not_given_what_is_left_out_unless_their_options_name_it(data):
+def test_networks_are_not_given_what_is_left_out(data):
     first, *others = (column.name for column in data.feature_columns)
     recipe = dataclasses.replace(RECIPE, leave_out=[first])
     model, _ = train(data, recipe, "SharedBottom", seed=0, verbose=False)
     assert list(model.input) == others
-    sizes = {"prior_features": [first], "scenario_feature": others[0]}
-    told = recipe.with_sizes("PEPNet", sizes)
-    assert list(build(data, told, "PEPNet", 0).input) == [first, *others]
     unknown = dataclasses.replace(RECIPE, leave_out=["age"])
     with pytest.raises(ValueError, match=r"\[networks\] `features` .*Received: 'age'"):
         train(data, unknown, "SharedBottom", seed=0)

@@ -6,7 +6,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pandas as pd
 import pytest
+from keras import ops
 
+from mtl.benchmark import config
+from mtl.benchmark.recipes import KUAIRAND
 from mtl.data import kuairand, load_kuairand
 from mtl.data.download import home_of
 from mtl.data.past import history_before, rates_before
@@ -152,6 +155,10 @@ def test_the_published_folder(published):
     assert (sizes["user_id"], sizes["history"], sizes["tab"], sizes["onehot_feat3"]) == (
         1, 1, 8, None,
     )  # fmt: skip
+    recipe = config.tuned("kuairand", KUAIRAND)
+    given = set(get_feature_names(data.without(recipe.leave_out).feature_columns))
+    assert given & {"user_id", "video_id", "author_id", "history", "history_length"} == set()
+    assert {"tab", "user_like_rate", *recipe.sizes["PEPNet"]["prior_features"]} <= given
     leaks = ("play_time", "stay_time", "is_", "show_cnt")
     allowed = {"is_lowactive_period", "is_live_streamer", "is_video_author"}
     assert not [n for n in names if n not in allowed and any(leak in n for leak in leaks)]
@@ -295,3 +302,5 @@ def test_the_real_log():
         seen, later = data.train[0][column.name], data.test[0][column.name]
         assert seen.min() <= later.min()
         assert later.max() <= seen.max()
+        code = ops.convert_to_numpy(column.transform_fn(seen[:, None]))
+        assert code.shape[1] <= 11  # bins, of 9 % of the rows at least
