@@ -59,10 +59,8 @@ class TableEncoder:
 
     A categorical value becomes an id: 0 for what was not seen in fit, 1 to V for the values seen
     in fit in sorted order (a missing value among them counts as a value, the last one). A numeric
-    value is scaled; a missing one becomes the training mean before scaling.
-
-    The settings from `embedding_dim` to `min_count`, `clip` and `min_share` are those of all
-    columns; a dict from column to dict of settings, in place of a list, says otherwise for one.
+    value is scaled; a missing one becomes the training mean before scaling. Settings are those of
+    all columns; a dict from column to dict of settings, in place of a list, says otherwise for one.
 
     Args:
         categorical: list of str, or dict from str to dict. Categorical columns: strings, integers,
@@ -96,8 +94,7 @@ class TableEncoder:
             one. `parts` are ["weekday", "hour"] if not said. Defaults to none.
         clip: bool. Whether numbers end at the least and the greatest of the training rows. What
             grows with time passes these, and a network goes on as a line. Defaults to False.
-        min_share: float in [0, 1). The least share of the training rows that a bin of an encoding
-            holds, so that networks don't learn few rows by heart. Defaults to 0.
+        min_share: float in [0, 1). The least share of the training rows in a bin. Defaults to 0.
 
     Attributes:
         columns: dict from name to `mtl.data.raw.RawColumn`, in the order of `feature_columns`.
