@@ -217,7 +217,8 @@ def _fill(counts: npt.NDArray[np.int64], bins: int, least: float = 0) -> npt.NDA
     while True:  # a heavy value leaves the others a smaller share, which makes more heavy
         left = bins - int(heavy.sum())
         rest = counts[~heavy].sum()
-        share = rest / max(min(left, rest // least if least else left), 1)
+        fitting = min(left, rest // least) if least else left
+        share = max(rest / max(fitting, 1), least)
         more = ~heavy & (counts >= share)
         if left <= 1 or not more.any():
             break
@@ -226,8 +227,8 @@ def _fill(counts: npt.NDArray[np.int64], bins: int, least: float = 0) -> npt.NDA
     filled, before_heavy = 0, [*heavy[1:], False]
     for i, count in enumerate(counts[:-1].tolist()):
         filled += count
-        full = filled >= share or (before_heavy[i] and filled >= share / 2)
-        if heavy[i] or (full and filled >= least):
+        full = max(share / 2, least) if before_heavy[i] else share
+        if heavy[i] or filled >= full:
             ends.append(i)
             filled = 0
         if len(ends) == bins - 1:

@@ -81,7 +81,9 @@ def test_a_heavy_value_has_a_bin_of_its_own_and_the_rest_share_the_others(heavy)
 def test_no_bin_is_smaller_than_it_may_be(least):
     rng = np.random.default_rng(0)
     skewed = np.concatenate([np.zeros(9_000), rng.uniform(size=1_000)])
-    for values in (skewed, 1 - skewed, rng.integers(0, 12, 10_000) ** 2, rng.normal(size=10_000)):
+    two = np.repeat([0.0, 1.0], [500, 9_500])  # of which one fills no bin
+    every = (two, -two, skewed, 1 - skewed, rng.integers(0, 12, 10_000) ** 2, rng.normal(size=10_000))
+    for values in every:
         edges = quantile_edges(values, 16, min_share=least)
         counts = np.bincount(np.searchsorted(edges, values, side="right"))
         assert counts.min() >= max(least * 10_000, 1)
