@@ -24,7 +24,7 @@ from mtl.benchmark import boosted
 from mtl.benchmark.processes import versions
 from mtl.benchmark.recipes import Recipe
 from mtl.benchmark.report import BOOSTED, SINGLE, row_name
-from mtl.benchmark.runs import Result, build, train
+from mtl.benchmark.runs import Result, build, given, train
 from mtl.data import MultiTaskData
 from mtl.inspection.transfer import alone
 from mtl.models import SharedBottom
@@ -82,7 +82,7 @@ class Grid:
         self._name, self._data, self._recipe, self._path = dict(name), data, recipe, path
         # As large as the largest: a task of its own doesn't lose for being smaller.
         self._single_size = max(
-            count_parameters(build(data, recipe, model, 0).trainable_variables)
+            count_parameters(build(given(data, recipe), recipe, model, 0).trainable_variables)
             for model in model_names
         )
         keras.backend.clear_session()
@@ -153,7 +153,7 @@ class Grid:
     @cached_property
     def _single_recipes(self) -> list[Recipe]:
         data, sizes = self._data, self._recipe.sizes.get("SharedBottom", {})
-        columns = data.without(self._recipe.leave_out).feature_columns
+        columns = given(data, self._recipe).feature_columns
         every = alone(SharedBottom, columns, sizes, data.tasks, self._single_size)
         keras.backend.clear_session()
         for own in every:  # which `build` adds

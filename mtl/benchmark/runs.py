@@ -69,8 +69,8 @@ def train(
         ValueError: a model that the recipe doesn't fit.
     """
     keras.utils.set_random_seed(seed)
+    data = given(data, recipe)
     model = build(data, recipe, model_name, seed)
-    data = data.without(recipe.leave_out)
     training = recipe.training_of(model_name)
     if training.refit:
         data = data.refitted()
@@ -100,16 +100,20 @@ def train(
     )
 
 
+def given(data: MultiTaskData, recipe: Recipe) -> MultiTaskData:
+    """Return the data that networks are given; ValueError if it lacks what is left out."""
+    with within("networks"):
+        return data.without(recipe.leave_out)
+
+
 def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> MultiTaskModel:
     """Return an untrained model of a recipe; see `train`."""
     types = dict(zip(data.task_names, data.task_types, strict=True))
     names = recipe.task_names_of(model_name, data.task_names)
     sizes = recipe.sizes.get(model_name, {})
-    with within("networks"):
-        columns = data.without(recipe.leave_out).feature_columns
     with within(f"models.{model_name}"):
         model: MultiTaskModel = zoo()[model_name](
-            columns,
+            data.feature_columns,
             seed=seed,
             task_names=names,
             task_types=[types[name] for name in names],

@@ -157,8 +157,7 @@ class Network:
         spans = layout(columns, self.dense_embedding_dim)
         numbers = [spans[c.name].start for c in columns if isinstance(c, DenseFeat)]
         if (rate := self._given["dense_scaling"]) and numbers:
-            own = self.named(f"{prefix}_scaling", k)
-            x = Scaling(rate, min(numbers), name=own["name"])(x)
+            x = Scaling(rate, min(numbers), name=self.named(f"{prefix}_scaling", k)["name"])(x)
         if rate := self._given["embedding_dropout"]:
             x = Dropout(rate, **self.named(f"{prefix}_dropout", k))(x)
         self._encoded.append((x, spans))

@@ -34,8 +34,8 @@ def test_models_scale_numbers_and_no_embeddings():
     assert any(variable is layer.scale for variable in model.shared_variables)
     own = STEM(columns, num_tasks=2, dense_scaling=6.0)
     assert sum(isinstance(layer, Scaling) for layer in own.layers) == 3
-    for none in (SharedBottom(columns[1:2], num_tasks=2, dense_scaling=6.0),
-                 SharedBottom(columns, num_tasks=2)):  # fmt: skip
+    without_numbers = SharedBottom(columns[1:2], num_tasks=2, dense_scaling=6.0)
+    for none in (without_numbers, SharedBottom(columns, num_tasks=2)):
         assert not any(isinstance(layer, Scaling) for layer in none.layers)
 
 
