@@ -172,6 +172,7 @@ _TRAINING: dict[str, Callable[[str, Any], Any]] = {
     "monitor": one_of("loss", "score"),
     "optimizer": one_of("adam", "lazy_adam"),
     "schedule": one_of("constant", "cosine"),
+    "warmup": checks.rate,
     "weight_decay": checks.non_negative_float,
     "ema": checks.rate,
     "refit": boolean,

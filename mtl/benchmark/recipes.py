@@ -30,6 +30,8 @@ class Training:
             `"score"`, the mean over tasks of AUC (R² for regressions).
         optimizer: str. `"adam"` (with `weight_decay`, AdamW) or `"lazy_adam"`.
         schedule: str. The learning rate: `"constant"`, or `"cosine"`, to 0 over all `epochs`.
+        warmup: float in [0, 1). Share of all steps over which the learning rate first rises, from
+            0 in a straight line.
         weight_decay: float. Decoupled decay of all weights, per step and unit of learning rate.
         ema: float in [0, 1). Momentum of the average of the weights over the steps, which takes
             the weights' place in validation and at the end; 0 for none.
@@ -45,6 +47,7 @@ class Training:
     monitor: str = "loss"
     optimizer: str = "adam"
     schedule: str = "constant"
+    warmup: float = 0.0
     weight_decay: float = 0.0
     ema: float = 0.0
     refit: bool = False

@@ -124,8 +124,15 @@ def build(data: MultiTaskData, recipe: Recipe, model_name: str, seed: int) -> Mu
 
 def _optimizer(training: Training, steps: int) -> keras.optimizers.Optimizer:
     rate: Any = training.learning_rate
-    if training.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    if training.schedule == "cosine" or training.warmup:
+        rising = int(training.warmup * steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else rate,
+            steps - rising,
+            alpha=0.0 if training.schedule == "cosine" else 1.0,  # the share that it falls to
+            warmup_target=rate if rising else None,
+            warmup_steps=rising,
+        )
     options: dict[str, Any] = {"weight_decay": training.weight_decay or None}
     if training.optimizer == "lazy_adam":
         return LazyAdam(rate, **options)

@@ -37,6 +37,9 @@ def ESMM(
     impressions; pCVR, never trained directly, is its hidden task: `extract_task(model, "cvr")`
     gives it.
 
+    At pCVR = 1 the loss of the product is flat in its logit. Where most clicks convert, large
+    first steps can end there, for good: let the learning rate rise from 0 at first.
+
     Args:
         dnn_feature_columns: list of feature columns (see `mtl.features`).
         task_type: str. "binary", the only one there is.

@@ -109,7 +109,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     "settings",
     [
         {"monitor": "score", "ema": 0.9, "schedule": "cosine", "weight_decay": 0.01},
-        {"monitor": "score", "optimizer": "lazy_adam"},
+        {"monitor": "score", "optimizer": "lazy_adam", "warmup": 0.2},
     ],
 )
 @pytest.mark.filterwarnings("ignore:LazyAdam received the gradient of a whole:UserWarning")
@@ -122,6 +122,34 @@ def test_every_training_setting_trains(data, settings):
     predictions = model.predict(data.val[0], verbose=0)
     for name, y, p in zip(data.task_names, data.val[1], predictions, strict=True):
         assert result.validation[name]["auc"] == pytest.approx(roc_auc_score(y, p))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [("constant", 0.01), ("cosine", 0.005 * (1 + np.cos(np.pi * 29 / 30)))]
+)
+def test_the_learning_rate_rises_over_its_share_of_the_steps(data, schedule, last):
+    settings = {"learning_rate": 0.01, "schedule": schedule, "warmup": 0.25, "batch_size": 40}
+    rates = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    recipe = RECIPE.with_training(epochs=1, **settings)
+    train(data, recipe, "SharedBottom", 0, verbose=False, callbacks=[Watch()])
+    assert len(rates) == 40
+    np.testing.assert_allclose(rates[:11], np.arange(11) * 0.001, atol=1e-8)
+    assert rates[-1] == pytest.approx(last, rel=1e-4)
+
+
+def test_runs_of_before_the_warmup_keep_their_keys(data, tmp_path):
+    settings = {"model_names": ["SharedBottom"], "seeds": [0]}
+    for warmup in (0.0, 0.1):
+        recipe = RECIPE.with_training(warmup=warmup)
+        made = make(data, tmp_path / "r.jsonl", recipe=recipe, **settings)
+        made.run(lambda done, cell: None, verbose=False)
+    known = [r["recipe"]["training"].get("warmup") for r in grid.read(tmp_path / "r.jsonl")]
+    assert sorted(known, key=str) == [0.1, 0.1, None, None]  # single-task has a row, too
 
 
 def test_the_best_epoch_of_averaged_weights_is_restored(data):
