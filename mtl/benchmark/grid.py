@@ -173,10 +173,10 @@ class Grid:
             recipe = {**self._trees, "refit": self._recipe.training.refit}
             return identity | {"recipe": recipe}
         model = "SharedBottom" if cell.model == SINGLE else cell.model
-        training = asdict(self._recipe.training_of(model))
-        if not training["warmup"]:  # results of before there was one keep their keys
-            del training["warmup"]
-        recipe = {"sizes": self._recipe.sizes.get(model, {}), "training": training}
+        recipe = {
+            "sizes": self._recipe.sizes.get(model, {}),
+            "training": self._recipe.training_of(model).identity(),
+        }
         if self._recipe.leave_out:
             recipe["leave_out"] = list(self._recipe.leave_out)
         if cell.model == SINGLE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mtl import models
@@ -51,6 +51,13 @@ class Training:
     weight_decay: float = 0.0
     ema: float = 0.0
     refit: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells one training from another, by name.
+
+        That is all but a `warmup` of 0: results and studies from before there was one go on.
+        """
+        return {k: v for k, v in asdict(self).items() if v or k != "warmup"}
 
 
 @dataclass(frozen=True)

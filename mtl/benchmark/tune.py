@@ -9,7 +9,7 @@ import gc
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def tune(
 
 def _not_searched(recipe: Recipe, model: str, options: Settings, settings: Settings) -> Settings:
     """Return what all trials have in common: the recipe without what `space` suggests."""
-    given = {**recipe.sizes.get(model, {}), **asdict(recipe.training_of(model))}
+    given = {**recipe.sizes.get(model, {}), **recipe.training_of(model).identity()}
     return {k: v for k, v in given.items() if k not in {*options, *settings, "monitor"}}
 
 
