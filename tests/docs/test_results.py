@@ -48,15 +48,17 @@ def test_a_table_of_the_guide_is_that_of_the_results(path: Path) -> None:
     def tasks(titles: Any) -> set[str]:
         return {t for t in titles if t.endswith(" AUC") and not t.endswith("group AUC")}
 
-    rows = rows_of(read(path))
+    records = read(path)
+    rows = rows_of(records)
     shown = []
     for table in tables((FOLDER / "README.md").read_text(encoding="utf-8")):
         titles = next(iter(table.values())).keys()
         if tasks(titles) == tasks(rows[report.SINGLE]):
-            shown.append(table)
-    # By another protocol, there is a second table of the same tasks.
-    titles = next(iter(shown[0].values())).keys()
-    assert {name: {t: texts[t] for t in titles} for name, texts in rows.items()} == shown[0]
+            shown.append(({n: {t: texts[t] for t in titles} for n, texts in rows.items()}, table))
+    # Census-income has a second table of the same tasks, by the reference protocol.
+    assert len(shown) == (2 if "protocol" in records[0] else 1)
+    expected, table = shown[0]
+    assert table == expected
 
 
 @pytest.mark.parametrize(
