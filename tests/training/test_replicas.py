@@ -22,8 +22,9 @@ PAIR = ("task_1", "task_2")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mirrored() -> Any:
+    """One for the process: TensorFlow gives a second one's collectives the keys of the first."""
     strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
     assert strategy.num_replicas_in_sync == 2
     return strategy
