@@ -22,7 +22,7 @@ def gradients(of: Callable[[], Any], variables: Sequence[Any]) -> list[np.ndarra
             with keras.StatelessScope(list(zip(variables, values, strict=True))):
                 return of()
 
-        found = jax.grad(stateless)([variable.value for variable in variables])
+        found = jax.jit(jax.grad(stateless))([variable.value for variable in variables])
     elif backend == "torch":
         import torch
 

@@ -50,7 +50,7 @@ def stream(files: pathlib.Path, **options: Any) -> ParquetStream:
 
 
 def model() -> Any:
-    one = toy.build("MMoE", dnn_dropout=0.3)
+    one = toy.build("SharedBottom", dnn_dropout=0.3)
     lazy = LazyAdam(0.02) if toy.BACKEND != "torch" else keras.optimizers.Adam(0.02)
     one.compile(lazy, balancer="uncertainty", metrics=["mae"], **toy.NO_XLA)
     return one
@@ -169,11 +169,11 @@ def test_checkpoints_of_another_training_are_refused(
             model().fit(
                 stream(files, **options), epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path)]
             )
-    other = toy.build("MMoE", expert_dnn_units=(9,))
+    other = toy.build("SharedBottom", bottom_dnn_units=(9,))
     other.compile("adam", **toy.NO_XLA)
     with pytest.raises(ValueError, match="`folder` should hold checkpoints of this model"):
         other.fit(data, epochs=2, verbose=0, callbacks=[Checkpoint(tmp_path)])
-    averaging = toy.build("MMoE")
+    averaging = toy.build("SharedBottom")
     averaging.compile(keras.optimizers.SGD(0.1, use_ema=True), **toy.NO_XLA)
     with pytest.raises(ValueError, match="`every` should be None with an optimizer that averages"):
         averaging.fit(data, verbose=0, callbacks=[Checkpoint(tmp_path, every=2)])

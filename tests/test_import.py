@@ -196,16 +196,23 @@ print("ours", file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 def test_commands_begin_without_tensorflows_log():
+    pytest.importorskip("jax", reason="the extra jax is not installed")
     assert errors_of("-m", "mtl.benchmark", "--help") == ""
     # On other backends than TensorFlow, Keras loads it later.
-    assert errors_of("-c", LATE, **{LEVEL: "3"}) == "I0000 ours\nours\n"
+    late = {"KERAS_BACKEND": "jax", LEVEL: "3"}
+    assert errors_of("-c", LATE, **late) == "I0000 ours\nours\n"
 
 
+@pytest.mark.slow
 def test_the_users_log_level_is_kept():
+    pytest.importorskip("jax", reason="the extra jax is not installed")
     assert "oneDNN" in errors_of("-c", "import mtl, tensorflow")
-    shown = errors_of("-m", "mtl.benchmark", "--help", **{LEVEL: "0"})
-    assert ("oneDNN" in shown) == (keras.backend.backend() == "tensorflow")
+    for backend in ("tensorflow", "jax"):
+        chosen = {"KERAS_BACKEND": backend, LEVEL: "0"}
+        shown = errors_of("-m", "mtl.benchmark", "--help", **chosen)
+        assert ("oneDNN" in shown) == (backend == "tensorflow")
 
 
 def test_examples_set_the_log_level_before_they_import_mtl():

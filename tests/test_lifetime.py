@@ -16,7 +16,9 @@ NAMES = ["worth", "click"]
 
 
 def build(**options):
-    model = toy.build("MMoE", 2, task_types=TYPES, task_names=NAMES, l2_reg_embedding=0, **options)
+    model = toy.build(
+        "SharedBottom", 2, task_types=TYPES, task_names=NAMES, l2_reg_embedding=0, **options
+    )
     return toy.randomize(model)
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("keras_rs", reason="the extra rs is not installed")
 
 GROUPS = {"user": ["age", "user"], "item": ["item", "history", "price"]}
 OPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
-    **{f"{name} projects": lambda: {"dense_embedding_dim": 4} for name in toy.SOME},
+    **{f"{name} projects": lambda: {"dense_embedding_dim": 4} for name in toy.FEW},
     **{
         f"{name} by group": lambda: {"expert_features": GROUPS, "dnn_use_bn": True}
         for name in toy.SOME

@@ -110,7 +110,7 @@ def test_by_name_it_is_the_one_of_models(metrics: Any, tmp_path: pathlib.Path) -
 
 
 def test_other_types_and_objects_keep_keras_own() -> None:
-    model = toy.build("MMoE", task_types=["binary", ("multilabel", 3)])
+    model = toy.build("SharedBottom", task_types=["binary", ("multilabel", 3)])
     model.compile("sgd", metrics=[keras.metrics.AUC(name="mine"), "AUC"], **toy.QUICK)
     y = [toy.labels()[0], np.random.default_rng(0).integers(0, 2, (24, 3)).astype("float32")]
     logs = model.evaluate(toy.features(), y, verbose=0, return_dict=True)
@@ -119,7 +119,7 @@ def test_other_types_and_objects_keep_keras_own() -> None:
 
 def test_default_may_be_one_of_several() -> None:
     types = ["binary", ("multiclass", 3)]
-    model = toy.build("MMoE", task_types=types)
+    model = toy.build("SharedBottom", task_types=types)
     losses = ["binary_crossentropy", "categorical_crossentropy"]
     y = [toy.labels()[0], np.eye(3, dtype="float32")[np.arange(24) % 3]]
     for metrics in ({"task_1": ["default", "accuracy"], "task_2": "default"}, [["default"]]):
@@ -131,7 +131,7 @@ def test_default_may_be_one_of_several() -> None:
 @pytest.mark.parametrize("metric", ["AUC", keras.metrics.AUC(), StreamingAUC()])
 @pytest.mark.parametrize("kind", ["regression", "lifetime_value", ("multiclass", 3)])
 def test_it_is_refused_where_labels_are_not_0_and_1(kind: Any, metric: Any) -> None:
-    model = toy.build("MMoE", task_types=["binary", kind])
+    model = toy.build("SharedBottom", task_types=["binary", kind])
     with pytest.raises(ValueError, match=r"`metrics` should hold an AUC .* 'AUC' .*'task_2'|'auc'"):
         model.compile("sgd", metrics=metric)
     model.compile("sgd", metrics={"task_1": metric})

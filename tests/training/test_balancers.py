@@ -168,7 +168,7 @@ def test_evaluation_sums_the_losses_without_the_balancer():
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_task_without_labels_in_a_batch_stops_nothing(name):
-    model, x, y = build("MMoE"), toy.features(), toy.labels()
+    model, x, y = build("SharedBottom"), toy.features(), toy.labels()
     y[1][:12] = np.nan
     before = model.get_weights()
     model.compile(keras.optimizers.SGD(0.1), balancer=name, **toy.NO_XLA)
@@ -183,7 +183,7 @@ def test_a_task_without_labels_in_a_batch_stops_nothing(name):
 def test_training_goes_on_after_saving_as_if_never_interrupted(name, tmp_path):
     x, y = toy.features(), toy.labels()
     options = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    model = build("MMoE")
+    model = build("SharedBottom")
     model.compile(keras.optimizers.Adam(0.01), balancer=name, **toy.NO_XLA)
     model.fit(x, y, epochs=3, **options)
     model.save(tmp_path / "model.keras")
@@ -196,7 +196,7 @@ def test_training_goes_on_after_saving_as_if_never_interrupted(name, tmp_path):
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
     # Without its balancer it is the plain model.
     plain = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    assert len(plain.weights) == len(build("MMoE").weights)
+    assert len(plain.weights) == len(build("SharedBottom").weights)
 
 
 CONTINUE = """
@@ -206,7 +206,7 @@ sys.path.insert(0, {here!r})
 import mtl, toy
 for name in {names}:
     model = keras.models.load_model({folder!r} + f"/{{name}}.keras")
-    model.fit(toy.features(), toy.labels(), batch_size=12, epochs=2, shuffle=False, verbose=0)
+    model.fit(toy.features(), toy.labels(), batch_size=24, epochs=2, shuffle=False, verbose=0)
     np.savez({folder!r} + f"/{{name}}.npz", *model.get_weights())
 """
 
@@ -214,17 +214,17 @@ for name in {names}:
 @pytest.mark.slow
 def test_training_goes_on_in_another_process_to_the_bit(tmp_path):
     names = list(BY_NAME)
-    options = {"batch_size": 12, "shuffle": False, "verbose": 0}
+    options = {"batch_size": 24, "epochs": 2, "shuffle": False, "verbose": 0}
     models = {}
     for name in names:
         models[name] = build("SharedBottom")
         models[name].compile(keras.optimizers.Adam(0.01), balancer=name, **toy.QUICK)
-        models[name].fit(toy.features(), toy.labels(), epochs=3, **options)
+        models[name].fit(toy.features(), toy.labels(), **options)
         models[name].save(tmp_path / f"{name}.keras")
     script = CONTINUE.format(here=str(Path(__file__).parents[1]), names=names, folder=str(tmp_path))
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
     for name, model in models.items():
-        model.fit(toy.features(), toy.labels(), epochs=2, **options)
+        model.fit(toy.features(), toy.labels(), **options)
         weights = list(np.load(tmp_path / f"{name}.npz").values())
         toy.same(weights, model.get_weights(), rtol=0, atol=0)
 
@@ -254,11 +254,11 @@ def test_balancers_compile_by_xla(name):
 def test_half_precision_scales_the_loss_and_not_the_balance():
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model = toy.build("MMoE")
+        model = toy.build("SharedBottom")
     finally:
         keras.config.set_dtype_policy("float32")
     model.compile(keras.optimizers.SGD(0.1), balancer="gradnorm", **toy.NO_XLA)
-    plain = toy.build("MMoE")
+    plain = toy.build("SharedBottom")
     plain.compile(keras.optimizers.SGD(0.1), balancer="gradnorm", **toy.NO_XLA)
     for m in (model, plain):
         m.fit(toy.features(), toy.labels(), batch_size=24, epochs=3, verbose=0)

@@ -45,7 +45,7 @@ def data(rows: int = ROWS) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
     return x, y
 
 
-def built(name: str = "MMoE", **options: Any) -> Any:
+def built(name: str = "SharedBottom", **options: Any) -> Any:
     return toy.build(name, l2_reg_embedding=0.01, **options)
 
 
@@ -127,9 +127,9 @@ def test_batches_of_any_length_are_as_on_one_device(spread: Any, train: Any) -> 
     [
         ("MMoE", {"dnn_use_bn": True}, {}),
         ("MMoE", {"gate": "dselect_k", "num_selected": 2, "entropy_weight": 0.1}, {}),
-        ("MMoE", {"dnn_dropout": 0.3}, {"balancer": "uncertainty"}),
-        ("MMoE", {}, {"balancer": "pcgrad"}),
-        ("MMoE", {}, {"joint_losses": [OrderPenalty("task_1", "task_2")]}),
+        ("SharedBottom", {"dnn_dropout": 0.3}, {"balancer": "uncertainty"}),
+        ("SharedBottom", {}, {"balancer": "pcgrad"}),
+        ("SharedBottom", {}, {"joint_losses": [OrderPenalty("task_1", "task_2")]}),
         ("STAR", {"dnn_use_bn": True}, {}),
         ("ESMM", {}, {}),
         ("SharedBottom", {"task_types": ["binary", "regression"]}, {}),

@@ -49,7 +49,7 @@ def test_a_callback_may_evaluate_what_has_missing_labels() -> None:
             seen.append(self.model.evaluate(X, gaps, verbose=0))
             seen.append(self.model.test_on_batch(X, gaps))
 
-    one, other = (toy.build("MMoE", seed=4) for _ in range(2))
+    one, other = (toy.build("SharedBottom", seed=4) for _ in range(2))
     for model in (one, other):
         model.compile(keras.optimizers.SGD(0.1), **toy.NO_XLA)
     options: dict[str, Any] = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
@@ -62,7 +62,7 @@ def test_a_callback_may_evaluate_what_has_missing_labels() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_no_callback_takes_nothing_for_the_best(tmp_path: pathlib.Path) -> None:
     nothing = [Y[0], np.full(24, np.nan, "float32")]
-    model = toy.build("MMoE")
+    model = toy.build("SharedBottom")
     model.compile("sgd", **toy.QUICK)
     path = tmp_path / "best.keras"
     watched: dict[str, Any] = {"monitor": "val_task_2_loss", "mode": "min"}
@@ -82,7 +82,7 @@ def test_every_policy_trains_with_default_arguments(
         pytest.skip("JAX has no float64 unless told so when it starts")
     request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
     keras.config.set_dtype_policy(policy)
-    model = toy.build("MMoE", l2_reg_dnn=1e-4)
+    model = toy.build("SharedBottom", l2_reg_dnn=1e-4)
     model.compile("adam", balancer=balancer, **toy.QUICK)
     losses = model.fit(X, Y, batch_size=8, epochs=2, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
@@ -120,7 +120,7 @@ def test_a_strategy_runs_one_step_per_call() -> None:
 
 @pytest.mark.parametrize("names", [["zeta", "alpha"], ["click", "click_long"], ["b", "a_loss"]])
 def test_lists_of_metrics_are_in_task_order(names: list[str]) -> None:
-    model = toy.randomize(toy.build("MMoE", task_names=names))
+    model = toy.randomize(toy.build("SharedBottom", task_names=names))
     model.compile("sgd", metrics=[["mae", "mse"]] * 2, weighted_metrics=["mape"], **toy.QUICK)
     assert model.metrics_names == ["loss", f"{names[0]}_loss", f"{names[1]}_loss"]
     logs = model.evaluate(X, Y, verbose=0, return_dict=True)
@@ -133,7 +133,7 @@ def test_lists_of_metrics_are_in_task_order(names: list[str]) -> None:
     assert model.metrics_names == [*expected, *plain, *weighted]
     assert listed == pytest.approx([logs[name] for name in model.metrics_names], rel=1e-6)
     assert model.test_on_batch(X, Y) == pytest.approx(listed, rel=1e-5)
-    one = toy.build("MMoE", 1)
+    one = toy.build("SharedBottom", 1)
     one.compile("sgd", **toy.QUICK)
     assert np.isscalar(one.evaluate(X, Y[0], verbose=0))
 
@@ -158,7 +158,7 @@ NO_WEIGHTS: dict[str, tuple[Any, type[Exception]]] = {
 
 @pytest.mark.parametrize("case", NO_WEIGHTS)
 def test_weights_of_losses_that_are_no_numbers_are_refused(case: str) -> None:
-    model, (make, error) = toy.build("MMoE"), NO_WEIGHTS[case]
+    model, (make, error) = toy.build("SharedBottom"), NO_WEIGHTS[case]
     for weights in ([1.0, make()], {"task_2": make()}):
         with pytest.raises(error, match=r"`loss_weights\['task_2'\]` should be a non-negative num"):
             model.compile("sgd", loss_weights=weights)

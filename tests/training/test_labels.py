@@ -290,12 +290,12 @@ def test_metric_functions_see_labels_as_predictions(metric: Any, tasks: int, gap
     forms = [label[:, None] for label in y] if tasks == 2 else y[0][:, None]
     for label in (y if tasks == 2 else y[0], forms):
         logs = model.evaluate(
-            X, label, batch_size=7, sample_weight=WEIGHT, verbose=0, return_dict=True
+            X, label, batch_size=16, sample_weight=WEIGHT, verbose=0, return_dict=True
         )
         prefix = "task_1_" if tasks > 1 else ""
         got = [logs[f"{prefix}{metric.__name__}"], logs[f"{prefix}weighted_{metric.__name__}"]]
         np.testing.assert_allclose(got, expected, rtol=1e-5)
-    batches = batches_of(X, tuple(y) if tasks > 1 else y[0], WEIGHT, size=7)
+    batches = batches_of(X, tuple(y) if tasks > 1 else y[0], WEIGHT, size=16)
     for stream in STREAMS.values():
         logs = evaluate(model, stream, batches)
         got = [logs[f"{prefix}{metric.__name__}"], logs[f"{prefix}weighted_{metric.__name__}"]]

@@ -35,7 +35,7 @@ def with_gaps(labels: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def build(**options):
-    model = toy.build("MMoE", 4, task_types=TYPES, l2_reg_embedding=0, **options)
+    model = toy.build("SharedBottom", 4, task_types=TYPES, l2_reg_embedding=0, **options)
     return toy.randomize(model)
 
 

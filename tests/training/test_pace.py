@@ -68,7 +68,7 @@ def test_few_lengths_occur(have: int, rows: int, want: int) -> None:
 def test_predictions_do_not_depend_on_the_rows_per_call(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = toy.randomize(toy.build("PLE"))
+    model = toy.randomize(toy.build("SharedBottom"))
     x = {name: value[:rows] for name, value in X.items()}
     expected = toy.outputs(model, {k: v.reshape(rows, -1) for k, v in x.items()})
     for most in (1, 32, 8192):
@@ -85,7 +85,7 @@ def test_predictions_do_not_depend_on_the_rows_per_call(
 def test_steps_per_call_change_nothing() -> None:
     results = []
     for steps in ("auto", 1):
-        model = toy.build("MMoE", seed=3)
+        model = toy.build("SharedBottom", seed=3)
         model.compile("adam", metrics=["mae"], steps_per_execution=steps, **toy.NO_XLA)
         history = model.fit(
             X, Y, batch_size=20, epochs=2, shuffle=False, verbose=0, validation_data=(X, Y)

@@ -17,7 +17,7 @@ if toy.BACKEND != "tensorflow":
 
 import tensorflow as tf
 
-ROWS, BATCH = 21, 10  # the last batch is a row, of which one replica gets none
+ROWS, BATCH = 11, 10  # the last batch is a row, of which one replica gets none
 PAIR = ("task_1", "task_2")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -142,7 +142,7 @@ def test_labels_that_are_integers_and_several_classes(mirrored: Any) -> None:
 
 
 def test_data_sets_of_any_batches(mirrored: Any) -> None:
-    x, y, _ = data()
+    x, y, _ = data(21)
 
     class Batches(keras.utils.PyDataset):
         def __len__(self) -> int:

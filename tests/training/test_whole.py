@@ -58,7 +58,7 @@ class Interrupt(keras.callbacks.Callback):
 
 
 def model(**options: Any) -> Any:
-    model = toy.build("MMoE", dnn_dropout=0.2)
+    model = toy.build("SharedBottom", dnn_dropout=0.2)
     model.compile(keras.optimizers.Adam(0.05), metrics=["mae"], **{**toy.QUICK, **options})
     return model
 
@@ -124,7 +124,7 @@ def test_whatever_reads_a_model_may_run_beside_training() -> None:
 
 @pytest.mark.parametrize("reader", ["predict", "predict_on_batch", "__call__"])
 def test_added_losses_are_those_of_their_own_step(reader: str) -> None:
-    one = toy.build("MMoE", l2_reg_embedding=1e6)
+    one = toy.build("SharedBottom", l2_reg_embedding=1e6)
     x = toy.features(48, seed=2)
     if reader == "__call__":
         x = {k: keras.ops.convert_to_tensor(v) for k, v in x.items()}
@@ -249,7 +249,7 @@ def test_an_interrupt_in_training_leaves_the_last_whole_step(
 
     def made(steps: int) -> Any:
         chosen = keras.optimizers.Adam(0.05) if optimizer == "adam" else LazyAdam(0.05)
-        one = toy.build("MMoE", dnn_dropout=0.2)
+        one = toy.build("SharedBottom", dnn_dropout=0.2)
         one.compile(chosen, balancer="uncertainty", **toy.QUICK)
         with pytest.raises(KeyboardInterrupt):
             one.fit(
@@ -261,7 +261,7 @@ def test_an_interrupt_in_training_leaves_the_last_whole_step(
     one = made(8)
     assert int(one.optimizer.iterations) == 8
     # The same steps, whole: the interrupt comes with the next epoch's begin.
-    other = toy.build("MMoE", dnn_dropout=0.2)
+    other = toy.build("SharedBottom", dnn_dropout=0.2)
     chosen = keras.optimizers.Adam(0.05) if optimizer == "adam" else LazyAdam(0.05)
     other.compile(chosen, balancer="uncertainty", **toy.QUICK)
     other.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
@@ -314,7 +314,7 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(
     steps: str, tmp_path: pathlib.Path
 ) -> None:
     def made(n: int) -> Any:
-        one = toy.build("MMoE")
+        one = toy.build("SharedBottom")
         options = {} if toy.BACKEND == "jax" else {"run_eagerly": True}
         one.compile(InterruptedSGD(n), steps_per_execution=1, **options)
         return one

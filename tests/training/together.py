@@ -64,7 +64,7 @@ def stream(folder: Path, **options: Any) -> ParquetStream:
 
 
 def model() -> Any:
-    one = toy.build("MMoE", l2_reg_embedding=0.01, dnn_dropout=0.2)
+    one = toy.build("SharedBottom", l2_reg_embedding=0.01, dnn_dropout=0.2)
     one.compile(LazyAdam(0.01), balancer="pcgrad", metrics=["mae"])
     return one
 
